@@ -1,0 +1,157 @@
+"""Typed, strict settings: unknown keys fail, values out of range fail, and both say what to do.
+
+Settings are pydantic models built from ``setting(...)`` fields. ``resolve`` merges, later over earlier: the
+defaults in code, a preset or file, flags. ``flags`` lists every leaf with its unit and default, for ``--help``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from dakter.errors import ConfigError
+
+C = TypeVar("C", bound="Config")
+
+
+class Config(BaseModel):
+    """Base of all settings: frozen, no unknown keys, no NaN or infinity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+    def dump(self) -> dict[str, Any]:
+        """Plain JSON-able data, complete with defaults."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.dump(), sort_keys=False)
+
+    def digest(self) -> str:
+        """sha256 over the canonical JSON of every setting."""
+        return digest_json(self.dump())
+
+
+def setting(default: Any, description: str, *, unit: str = "", **bounds: Any) -> Any:
+    """A field with a description and a unit; ``bounds`` are pydantic's (``ge``, ``lt``, ...)."""
+    return Field(default=default, description=description, json_schema_extra={"unit": unit}, **bounds)
+
+
+def digest_json(data: Any) -> str:
+    """sha256 (hex) over canonical JSON: sorted keys, no blanks."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load(cls: type[C], data: Mapping[str, Any], *, where: str = "settings") -> C:
+    """Build ``cls`` from plain data.
+
+    Types are strict ("3" is no number, 1 no truth value), as JSON means them, so lists become tuples.
+
+    Raises:
+        ConfigError: names every offending key, its value, what was expected and the nearest known key.
+    """
+    try:
+        text = json.dumps(data, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: {error}; expected plain numbers, text, lists and tables without NaN") from error
+    try:
+        return cls.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: " + "\n".join(_explain(cls, item) for item in error.errors())) from None
+
+
+def _explain(cls: type[Config], item: Any) -> str:
+    key = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        known = [flag.key for flag in flags(cls)] + sections(cls)
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else "--help lists every setting"
+        return f"unknown setting {key} (value {item['input']!r}); {hint}"
+    expected = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return f"setting {key} is {item['input']!r}; expected {expected}. Change it, or leave it out for the default"
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One leaf setting: its dotted key, description, unit, default and type as text."""
+
+    key: str
+    description: str
+    unit: str
+    default: Any
+    type_name: str
+
+
+def _is_section(field: FieldInfo) -> bool:
+    return isinstance(field.annotation, type) and issubclass(field.annotation, Config)
+
+
+def sections(cls: type[Config]) -> list[str]:
+    """Names of the nested tables directly below ``cls``."""
+    return [name for name, field in cls.model_fields.items() if _is_section(field)]
+
+
+def flags(cls: type[Config], prefix: str = "") -> Iterator[Flag]:
+    """Every leaf setting of ``cls``, depth first, in the order of declaration."""
+    for name, field in cls.model_fields.items():
+        annotation = field.annotation
+        if _is_section(field):
+            assert isinstance(annotation, type)
+            yield from flags(annotation, f"{prefix}{name}.")
+            continue
+        extra = field.json_schema_extra
+        unit = str(extra.get("unit", "")) if isinstance(extra, dict) else ""
+        default = field.get_default(call_default_factory=True)
+        kind = str(annotation).replace("typing.", "") if not isinstance(annotation, type) else annotation.__name__
+        yield Flag(f"{prefix}{name}", field.description or "", unit, default, kind)
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``over`` laid upon ``base``, table by table; neither is changed."""
+    out = dict(base)
+    for key, value in over.items():
+        below = out.get(key)
+        out[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return out
+
+
+def nest(key: str, value: Any) -> dict[str, Any]:
+    """``nest("a.b", 1)`` is ``{"a": {"b": 1}}``."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return dict(value)
+
+
+def parse_value(key: str, text: str) -> Any:
+    """A flag's text as YAML: ``64``, ``true``, ``[1, 2]``, ``null``, ``word``; 1e-4 is a number, as people mean it."""
+    try:
+        return float(text) if "e" in text.lower() else yaml.safe_load(text)
+    except ValueError:
+        pass
+    except yaml.YAMLError as error:
+        raise ConfigError(f"setting {key} is {text!r}; expected a YAML value such as 64, true or [1, 2]") from error
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"setting {key} is {text!r}; expected a YAML value such as 64, true or [1, 2]") from error
+
+
+def read_yaml(text: str, *, where: str) -> dict[str, Any]:
+    """A YAML document that must be a table; raises ConfigError naming ``where``."""
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: not readable as YAML: {error}") from error
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where}: holds a {type(data).__name__}; expected a table of settings")
+    return data

@@ -1,0 +1,207 @@
+"""Local paths and ``s3://`` URLs alike: whole objects, put at once or not at all.
+
+Credentials and endpoint come from the environment as every AWS tool reads them (``AWS_ENDPOINT_URL`` included);
+nothing here stores or prints them.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from dakter.errors import IntegrityError, StorageError
+
+
+def is_remote(url: str) -> bool:
+    """Whether ``url`` has a scheme other than ``file``."""
+    return "://" in url and not url.startswith("file://")
+
+
+def local_path(url: str) -> Path:
+    """The path behind a local URL; raises StorageError for a remote one."""
+    if is_remote(url):
+        raise StorageError(f"{url}: expected a local path")
+    return Path(url.removeprefix("file://"))
+
+
+def join(url: str, *parts: str) -> str:
+    """``join("s3://b/x", "y")`` is ``s3://b/x/y``."""
+    return "/".join([url.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def _remote(url: str) -> fsspec.AbstractFileSystem:
+    # Listings are never cached: other writers put objects at any time.
+    return fsspec.core.url_to_fs(url, use_listings_cache=False)[0]
+
+
+@contextmanager
+def _named(url: str, doing: str) -> Iterator[None]:
+    """Turn a library's error into one that names the URL and the remedy."""
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError, StorageError):
+        raise
+    except PermissionError as error:
+        raise StorageError(
+            f"{url}: no permission for {doing} ({error}); check the credentials and the bucket's or folder's policy"
+        ) from error
+    except OSError as error:
+        remedy = (
+            "free some space" if error.errno == errno.ENOSPC else "check the path, the network and AWS_ENDPOINT_URL"
+        )
+        raise StorageError(f"{url}: {doing} failed ({error}); {remedy}") from error
+    except Exception as error:  # botocore's errors share no base with OSError
+        if type(error).__module__.split(".")[0] not in ("botocore", "aiobotocore", "aiohttp"):
+            raise
+        raise StorageError(
+            f"{url}: {doing} failed ({error}); check the credentials, the region and AWS_ENDPOINT_URL"
+        ) from error
+
+
+def exists(url: str) -> bool:
+    """Whether an object or folder stands at ``url``."""
+    with _named(url, "look-up"):
+        return bool(_remote(url).exists(url)) if is_remote(url) else local_path(url).exists()
+
+
+def read_bytes(url: str) -> bytes:
+    """The whole object; raises FileNotFoundError or StorageError."""
+    with _named(url, "reading"):
+        return bytes(_remote(url).cat_file(url)) if is_remote(url) else local_path(url).read_bytes()
+
+
+def put(url: str, data: bytes) -> None:
+    """Write a whole object, replacing what was there; readers see the old or the new, never a part."""
+    with _named(url, "writing"):
+        if is_remote(url):
+            _remote(url).pipe_file(url, data)
+            return
+        with _beside(local_path(url), data) as temporary:
+            os.replace(temporary, local_path(url))
+
+
+def put_new(url: str, data: bytes) -> None:
+    """Write a whole object only if nothing stands there: of several writers exactly one succeeds.
+
+    Raises:
+        FileExistsError: somebody was first; what they wrote is untouched.
+    """
+    with _named(url, "writing"):
+        if is_remote(url):
+            _remote(url).pipe_file(url, data, mode="create")
+            return
+        with _beside(local_path(url), data) as temporary:
+            os.link(temporary, local_path(url))  # atomic, and fails if the name is taken
+
+
+@contextmanager
+def _beside(path: Path, data: bytes) -> Iterator[Path]:
+    """``data`` in a temporary file next to ``path``, gone afterwards unless moved away."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def delete(url: str) -> None:
+    """Remove one object; silent if it is not there."""
+    with _named(url, "deleting"):
+        if not is_remote(url):
+            local_path(url).unlink(missing_ok=True)
+        elif _remote(url).exists(url):
+            _remote(url).rm_file(url)
+
+
+def sizes(url: str) -> dict[str, int]:
+    """Every object below ``url``: path relative to it -> bytes. Empty if nothing is there."""
+    with _named(url, "listing"):
+        if is_remote(url):
+            system = _remote(url)
+            base = system._strip_protocol(url).rstrip("/") + "/"
+            found = system.find(url, detail=True)
+            return {path.removeprefix(base): int(info["size"]) for path, info in sorted(found.items())}
+        root = local_path(url)
+        files = sorted(path for path in root.rglob("*") if path.is_file() and not path.name.endswith(".tmp"))
+        return {path.relative_to(root).as_posix(): path.stat().st_size for path in files}
+
+
+def read_json(url: str) -> Any:
+    """A JSON document; raises FileNotFoundError, StorageError or IntegrityError if it is not JSON."""
+    try:
+        return json.loads(read_bytes(url))
+    except ValueError as error:
+        raise IntegrityError(f"{url}: not readable as JSON ({error}); the file was altered or cut short") from error
+
+
+def to_json_bytes(data: Any) -> bytes:
+    """JSON for people to read: indented, sorted, no NaN."""
+    return (json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def put_json(url: str, data: Any) -> None:
+    """``put`` of ``to_json_bytes(data)``."""
+    put(url, to_json_bytes(data))
+
+
+def put_json_new(url: str, data: Any) -> None:
+    """``put_new`` of ``to_json_bytes(data)``."""
+    put_new(url, to_json_bytes(data))
+
+
+def check_writable(url: str) -> None:
+    """Write and remove a probe object, so that a missing permission is told before hours are spent."""
+    probe = join(url, f".probe-{uuid.uuid4().hex}")
+    put(probe, b"")
+    delete(probe)
+
+
+def upload_folder(folder: Path, url: str) -> None:
+    """Copy every file below ``folder`` to ``url``, each whole; write your completion record afterwards."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            put(join(url, path.relative_to(folder).as_posix()), path.read_bytes())
+
+
+def download_folder(url: str, folder: Path) -> Path:
+    """Copy every object below ``url`` into ``folder`` and return it; raises FileNotFoundError if there is none."""
+    names = list(sizes(url))
+    if not names:
+        raise FileNotFoundError(f"{url}: nothing is there")
+    for name in names:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(read_bytes(join(url, name)))
+    return folder
+
+
+def remove_folder(url: str) -> None:
+    """Remove a folder or prefix with all below it; silent if it is not there."""
+    with _named(url, "deleting"):
+        if not is_remote(url):
+            shutil.rmtree(local_path(url), ignore_errors=True)
+        elif _remote(url).exists(url):
+            _remote(url).rm(url, recursive=True)
+
+
+def zarr_store(url: str) -> str | Any:
+    """What to hand to zarr and xarray: plain paths stay paths (a ``file://`` URL takes a slower road)."""
+    if not is_remote(url):
+        return str(local_path(url))
+    from zarr.storage import FsspecStore
+
+    return FsspecStore.from_url(url, storage_options={"use_listings_cache": False})

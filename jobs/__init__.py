@@ -1,0 +1,1 @@
+"""Thin entry points over ``dakter``: the only place that knows Ray."""

@@ -1,0 +1,322 @@
+"""What every job shares: flags from settings, presets, ``--dry-run``, logs, stop signals, exit status, stage record.
+
+A job module declares ``JOB = Job(...)`` and ends with::
+
+    if __name__ == "__main__":
+        from jobs.generate import JOB  # its importable self: classes in __main__ do not pickle for Ray
+        raise SystemExit(main(JOB))
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import platform
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata, resources
+from typing import Any, Generic, TypeVar
+
+from dakter import config, storage
+from dakter.config import Config, setting
+from dakter.errors import ConfigError, DakterError, Stopped
+from dakter.progress import duration
+
+log = logging.getLogger("dakter.jobs")
+
+# Every table that a preset or a file may hold; a job takes those it has and leaves the others to their jobs.
+SECTIONS = (
+    "out",
+    "log_level",
+    "paths",
+    "data",
+    "tiles",
+    "network",
+    "diffusion",
+    "train",
+    "sampler",
+    "soft_label",
+    "corpus",
+    "students",
+    "sweep",
+    "evaluate",
+    "promotion",
+    "tracking",
+    "ray",
+)
+
+
+class Paths(Config):
+    """Where each artefact stands; null means below ``out``."""
+
+    tiles: str | None = setting(None, "tile corpus (default: <out>/tiles)", unit="path or s3:// URL")
+    model: str | None = setting(None, "joint diffusion model (default: <out>/model)", unit="path or s3:// URL")
+    corpus: str | None = setting(None, "synthetic corpus (default: <out>/corpus)", unit="path or s3:// URL")
+    sweep: str | None = setting(None, "students of the sweep (default: <out>/sweep)", unit="path or s3:// URL")
+    evaluation: str | None = setting(None, "evaluation (default: <out>/evaluation)", unit="path or s3:// URL")
+    promotion: str | None = setting(None, "promotion decision (default: <out>/promotion)", unit="path or s3:// URL")
+    report: str | None = setting(None, "report.html and report.json (default: <out>/report)", unit="path or s3:// URL")
+
+
+class JobSettings(Config):
+    """Settings that every job has."""
+
+    out: str = setting(
+        "runs/demo",
+        "folder of the run; every artefact stands below it unless paths say otherwise",
+        unit="path or s3:// URL",
+        min_length=1,
+    )
+    log_level: str = setting("INFO", "DEBUG, INFO, WARNING or ERROR", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    paths: Paths = Paths()
+
+    def place(self, name: str) -> str:
+        """URL of an artefact, by its name in ``paths``."""
+        return getattr(self.paths, name) or storage.join(self.out, name)
+
+
+S = TypeVar("S", bound=JobSettings)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do, for ``--dry-run``: one line each."""
+
+    reads: list[str]
+    computes: list[str]
+    writes: list[str]
+
+
+@dataclass
+class Stop:
+    """Set by SIGTERM or SIGINT; long loops ask ``stop()`` at safe points and raise ``Stopped`` with work kept."""
+
+    requested: bool = False
+
+    def __call__(self) -> bool:
+        return self.requested
+
+    def install(self) -> None:
+        """Handle signals (again: ray.init() replaces handlers, so call this after it). Main thread only."""
+
+        def handle(number: int, frame: Any) -> None:
+            if self.requested:  # asked twice: at once
+                raise KeyboardInterrupt
+            self.requested = True
+            log.warning(
+                "%s: stopping at the next safe point; work that is finished is kept", signal.Signals(number).name
+            )
+
+        try:
+            signal.signal(signal.SIGTERM, handle)
+            signal.signal(signal.SIGINT, handle)
+        except ValueError:  # not in the main thread (a test): whoever is there has the signals
+            log.debug("signal handlers not installed outside the main thread")
+
+    def check(self, kept: str) -> None:
+        """Raise Stopped if a stop was asked for; ``kept`` says what survives."""
+        if self.requested:
+            raise Stopped(f"stopped as asked; {kept}; the same command resumes")
+
+
+@dataclass(frozen=True)
+class Job(Generic[S]):
+    """One entry point.
+
+    Attributes:
+        name: stage name, e.g. ``"generate"``.
+        summary: one sentence for ``--help``.
+        settings: its settings, a subset of the pipeline's.
+        run: does the work; returns the figures of the stage record (``num_...``, ``..._per_second``, ...), or
+            ``{"already_done": True, ...}`` when nothing was left to do.
+        plan: what ``run`` would read, compute and write.
+        verbs: further subcommands: name -> (summary, function as ``run``).
+    """
+
+    name: str
+    summary: str
+    settings: type[S]
+    run: Callable[[S, Stop], Mapping[str, Any]]
+    plan: Callable[[S], Plan]
+    verbs: Mapping[str, tuple[str, Callable[[S, Stop], Mapping[str, Any]]]] = field(default_factory=dict)
+
+
+def presets() -> list[str]:
+    """Names of the presets that come with dakter."""
+    folder = resources.files("jobs") / "presets"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_preset(name: str) -> dict[str, Any]:
+    """The tables of a preset; raises ConfigError for an unknown name."""
+    if name not in presets():
+        raise ConfigError(f"--preset {name}: unknown; expected one of {', '.join(presets())}")
+    text = (resources.files("jobs") / "presets" / f"{name}.yaml").read_text()
+    return config.read_yaml(text, where=f"preset {name}")
+
+
+def resolve(
+    settings: type[S], *, preset: str | None = None, file: str | None = None, overrides: Mapping[str, Any] | None = None
+) -> S:
+    """Settings from defaults, then preset, then file, then overrides (dotted key -> value)."""
+    data: dict[str, Any] = {}
+    for where, tables in (
+        (f"preset {preset}", load_preset(preset) if preset else {}),
+        (str(file), _read_file(file) if file else {}),
+    ):
+        unknown = sorted(set(tables) - set(SECTIONS))
+        if unknown:
+            raise ConfigError(f"{where}: unknown tables {', '.join(unknown)}; expected some of {', '.join(SECTIONS)}")
+        data = config.merge(data, {key: value for key, value in tables.items() if key in settings.model_fields})
+    if preset and "out" not in data:
+        data["out"] = f"runs/{preset}"
+    for key, value in (overrides or {}).items():
+        data = config.merge(data, config.nest(key, value))
+    return config.load(settings, data)
+
+
+def _read_file(file: str) -> dict[str, Any]:
+    try:
+        return config.read_yaml(storage.read_bytes(file).decode(), where=file)
+    except (FileNotFoundError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {file}: {error}; expected a YAML file") from error
+
+
+def _parser(job: Job[Any]) -> argparse.ArgumentParser:
+    verbs = "".join(f"\n  {name:<12}{summary}" for name, (summary, _) in job.verbs.items())
+    parser = argparse.ArgumentParser(
+        prog=f"python jobs/{job.name}.py",
+        description=job.summary,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        epilog="The same command again resumes, or says that it is done.\n"
+        "Exit status: 0 done, 1 failed, 2 wrong use, 3 the gate said no (promote), 4 stopped with work kept."
+        + (f"\n\nVerbs (first word; none does the job itself):{verbs}" if verbs else ""),
+    )
+    if job.verbs:
+        parser.add_argument(
+            "verb",
+            nargs="?",
+            choices=list(job.verbs),
+            default=None,
+            metavar="VERB",
+            help=f"one of {', '.join(job.verbs)} (see below); leave it out to run the job",
+        )
+    parser.add_argument("--preset", default=None, metavar="NAME", help=f"one of: {', '.join(presets())}")
+    parser.add_argument(
+        "--config", default=None, metavar="FILE", help="YAML file with the same tables, laid over the preset"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        default=False,
+        help="print the resolved settings and what would be read, computed and written; change nothing",
+    )
+    parser.add_argument(
+        "--json", action="store_true", default=False, help="print the outcome as JSON on standard output"
+    )
+    groups: dict[str, Any] = {}
+    for flag in config.flags(job.settings):
+        section = flag.key.rpartition(".")[0] or "general"
+        if section not in groups:
+            groups[section] = parser.add_argument_group(section)
+        unit = f" [{flag.unit}]" if flag.unit else ""
+        text = f"{flag.description}{unit} (default: {_show(flag.default)})".replace("%", "%%")
+        groups[section].add_argument(f"--{flag.key}", metavar=flag.key.rpartition(".")[2].upper(), help=text)
+    return parser
+
+
+def _show(value: Any) -> str:
+    return "null" if value is None else str(list(value)) if isinstance(value, tuple) else str(value)
+
+
+def _versions() -> dict[str, str]:
+    names = ("dakter", "torch", "diffusers", "segmentation-models-pytorch", "zarr", "ray", "mlflow")
+    found = {name: metadata.version(name) for name in names if _installed(name)}
+    return {"python": platform.python_version(), **found}
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def stage_record(job: Job[Any], settings: JobSettings, figures: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """What a stage leaves below ``<out>/stages``: figures, settings, versions, hardware in words."""
+    return {
+        "stage": job.name,
+        "seconds": round(seconds, 3),
+        "figures": dict(figures),
+        "settings": settings.dump(),
+        "settings_digest": settings.digest(),
+        "versions": _versions(),
+        "hardware": {"machine": platform.machine(), "cpus": os.cpu_count()},
+    }
+
+
+def execute(job: Job[S], settings: S, stop: Stop) -> dict[str, Any]:
+    """Run a job and write its stage record; a run that found everything done keeps the earlier record."""
+    start = time.monotonic()
+    figures = dict(job.run(settings, stop))
+    seconds = time.monotonic() - start
+    where = storage.join(settings.out, "stages", f"{job.name}.json")
+    if figures.get("already_done") and storage.exists(where):
+        log.info("%s: already done, nothing to do", job.name)
+        return dict(storage.read_json(where))
+    record = stage_record(job, settings, figures, seconds)
+    storage.put_json(where, record)
+    log.info("%s: done in %s", job.name, duration(seconds))
+    return record
+
+
+def main(job: Job[Any], argv: Sequence[str] | None = None) -> int:
+    """Parse, resolve, run; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        options = vars(_parser(job).parse_args(arguments))
+    except SystemExit as error:
+        return int(error.code or 0)
+    verb, preset, file = options.pop("verb", None), options.pop("preset"), options.pop("config")
+    dry_run, as_json = options.pop("dry_run"), options.pop("json")
+    logging.basicConfig(
+        level="INFO", format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
+    )
+    try:
+        overrides = {key: config.parse_value(key, value) for key, value in options.items()}
+        settings = resolve(job.settings, preset=preset, file=file, overrides=overrides)
+        logging.getLogger("dakter").setLevel(settings.log_level)
+        if dry_run:
+            print(_describe(job, settings))
+            return 0
+        stop = Stop()
+        stop.install()
+        outcome = dict(job.verbs[verb][1](settings, stop)) if verb else execute(job, settings, stop)
+        if as_json:
+            sys.stdout.write(storage.to_json_bytes(outcome).decode())
+        return 0
+    except DakterError as error:
+        log.log(logging.WARNING if isinstance(error, Stopped) else logging.ERROR, "%s: %s", job.name, error)
+        return error.exit_status
+    except KeyboardInterrupt:
+        log.warning("%s: stopped at once; what was committed is kept; the same command resumes", job.name)
+        return 4
+    except Exception:
+        log.error("%s: failed\n%s", job.name, traceback.format_exc())
+        return 1
+
+
+def _describe(job: Job[S], settings: S) -> str:
+    plan = job.plan(settings)
+    lines = [f"# {job.name}: settings as resolved", settings.to_yaml().rstrip()]
+    for title, items in (("would read", plan.reads), ("would compute", plan.computes), ("would write", plan.writes)):
+        lines += [f"# {title}:", *(f"#   {item}" for item in items)]
+    return "\n".join(lines)

@@ -1,0 +1,89 @@
+"""The Ray runtime of a job: the cluster it was submitted to, or one of its own on loopback."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from dakter.config import Config, setting
+
+log = logging.getLogger("dakter.jobs.ray")
+
+# What a worker needs from the driver's environment to reach the same storage and tracking server.
+_FORWARDED = (
+    "AWS_ENDPOINT_URL",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_PROFILE",
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "MLFLOW_TRACKING_URI",
+)
+_FORWARDED_SECRET = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "MLFLOW_TRACKING_TOKEN")
+
+
+class RayConfig(Config):
+    """How a job uses Ray. On a cluster (RAY_ADDRESS set, as in a submitted job) only the per-worker needs count."""
+
+    num_cpus: int | None = setting(
+        None, "CPUs that a Ray started by the job itself offers; null: those of the machine", ge=1
+    )
+    train_workers: int = setting(1, "workers of diffusion training", ge=1)
+    generate_workers: int = setting(1, "sampling actors", ge=1)
+    trial_workers: int = setting(1, "trials of the sweep at a time", ge=1)
+    cpus_per_worker: int = setting(2, "CPUs, and torch threads, of one worker, actor or trial", ge=1)
+    gpus_per_worker: float = setting(0.0, "GPUs of one worker, actor or trial; a share packs several on one GPU", ge=0)
+    start_timeout_s: int = setting(600, "how long to wait for the resources asked for before giving up", unit="s", ge=1)
+
+
+@contextmanager
+def session(config: RayConfig) -> Iterator[Any]:
+    """Yield the ``ray`` module, connected.
+
+    Inside a submitted job, or wherever RAY_ADDRESS is set, this joins that cluster; else it starts a Ray bound to
+    loopback, guarded by a one-time token, and stops it at the end. Nested use shares the outer session.
+    """
+    own = not os.environ.get("RAY_ADDRESS")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # the hook hangs drivers where workers lack uv
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if own:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # Ray turns 127.0.0.1 into the machine's outer address, on Linux, and then listens there; this is its own
+        # switch for "a single machine", under which every one of its ports is on loopback (seen with ss -ltnp).
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        if "RAY_AUTH_MODE" not in os.environ:  # an explicit choice, so that Ray writes no token file into HOME
+            os.environ["RAY_AUTH_MODE"] = "token"
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    import ray
+
+    if ray.is_initialized():
+        yield ray
+        return
+    if own:
+        cpus = config.num_cpus or max(os.cpu_count() or 1, config.cpus_per_worker)
+        # Bookkeeping, not pinning: two spare slots keep Ray Data from waiting for CPUs that its own actors hold.
+        ray.init(
+            _node_ip_address="127.0.0.1",
+            include_dashboard=False,
+            num_cpus=cpus + 2,
+            log_to_driver=True,
+            configure_logging=False,
+        )
+    else:
+        ray.init(runtime_env={"env_vars": environment()}, log_to_driver=True)
+    log.info("Ray %s: %s", ray.__version__, "on loopback, started by this job" if own else "joined the cluster")
+    try:
+        yield ray
+    finally:
+        if own:
+            ray.shutdown()
+
+
+def environment() -> dict[str, str]:
+    """Variables of the driver that workers need (storage, tracking); never logged."""
+    return {name: os.environ[name] for name in (*_FORWARDED, *_FORWARDED_SECRET) if name in os.environ}
