@@ -59,9 +59,9 @@ def load(cls: type[C], data: Mapping[str, Any], *, where: str = "settings") -> C
         ConfigError: names every offending key, its value, what was expected and the nearest known key.
     """
     try:
-        text = json.dumps(data, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{where}: {error}; expected plain numbers, text, lists and tables without NaN") from error
+        text = json.dumps(data)
+    except TypeError as error:
+        raise ConfigError(f"{where}: {error}; expected plain numbers, text, lists and tables") from error
     try:
         return cls.model_validate_json(text, strict=True)
     except ValidationError as error:
@@ -121,6 +121,18 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         below = out.get(key)
         out[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
     return out
+
+
+def differences(wanted: Mapping[str, Any], found: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Leaves in which two tables differ, each as ``"key: <found> there, <wanted> asked for"``; empty if none does."""
+    lines: list[str] = []
+    for key in sorted({*wanted, *found}):
+        a, b = wanted.get(key), found.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            lines += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            lines.append(f"{prefix}{key}: {b!r} there, {a!r} asked for")
+    return lines
 
 
 def nest(key: str, value: Any) -> dict[str, Any]:

@@ -106,7 +106,10 @@ def put_new(url: str, data: bytes) -> None:
 @contextmanager
 def _beside(path: Path, data: bytes) -> Iterator[Path]:
     """``data`` in a temporary file next to ``path``, gone afterwards unless moved away."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:  # a file stands where a folder is needed: not the FileExistsError of put_new
+        raise StorageError(f"{path.parent}: writing failed (a file stands there); choose another folder") from error
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
     try:
         with open(temporary, "xb") as file:
@@ -166,7 +169,10 @@ def put_json_new(url: str, data: Any) -> None:
 def check_writable(url: str) -> None:
     """Write and remove a probe object, so that a missing permission is told before hours are spent."""
     probe = join(url, f".probe-{uuid.uuid4().hex}")
-    put(probe, b"")
+    try:
+        put(probe, b"")
+    except FileNotFoundError as error:
+        raise StorageError(f"{url}: writing failed ({error}); create the bucket or correct the URL") from error
     delete(probe)
 
 

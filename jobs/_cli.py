@@ -278,6 +278,13 @@ def execute(job: Job[S], settings: S, stop: Stop) -> dict[str, Any]:
     return record
 
 
+def setup_logging(level: str) -> None:
+    """Readable lines on standard error, in drivers and in Ray's workers alike."""
+    form = "%(asctime)s %(levelname)s %(message)s"
+    logging.basicConfig(level="WARNING", format=form, datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.getLogger("dakter").setLevel(level)
+
+
 def main(job: Job[Any], argv: Sequence[str] | None = None) -> int:
     """Parse, resolve, run; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -287,9 +294,7 @@ def main(job: Job[Any], argv: Sequence[str] | None = None) -> int:
         return int(error.code or 0)
     verb, preset, file = options.pop("verb", None), options.pop("preset"), options.pop("config")
     dry_run, as_json = options.pop("dry_run"), options.pop("json")
-    logging.basicConfig(
-        level="INFO", format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
-    )
+    setup_logging("INFO")
     try:
         overrides = {key: config.parse_value(key, value) for key, value in options.items()}
         settings = resolve(job.settings, preset=preset, file=file, overrides=overrides)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from dakter.config import Config, setting
+from dakter.errors import Stopped, StorageError
 
 log = logging.getLogger("dakter.jobs.ray")
 
@@ -37,6 +39,7 @@ class RayConfig(Config):
     trial_workers: int = setting(1, "trials of the sweep at a time", ge=1)
     cpus_per_worker: int = setting(2, "CPUs, and torch threads, of one worker, actor or trial", ge=1)
     gpus_per_worker: float = setting(0.0, "GPUs of one worker, actor or trial; a share packs several on one GPU", ge=0)
+    max_failures: int = setting(3, "lost training workers that are made good from the last checkpoint", ge=0)
     start_timeout_s: int = setting(600, "how long to wait for the resources asked for before giving up", unit="s", ge=1)
 
 
@@ -82,6 +85,41 @@ def session(config: RayConfig) -> Iterator[Any]:
     finally:
         if own:
             ray.shutdown()
+
+
+def wait_for_resources(
+    ray: Any, needs: Mapping[str, float], count: int, *, timeout_s: float, stop: Callable[[], bool]
+) -> None:
+    """Wait until ``count`` times ``needs`` fits the cluster, telling an autoscaler what is wanted.
+
+    Raises:
+        StorageError: not within ``timeout_s``; says what was asked for and what the cluster has.
+        Stopped: a stop was asked for while waiting.
+    """
+    deadline = time.monotonic() + timeout_s
+    asked = False
+    while True:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        fits = sum(min(int(node.get(key, 0) // amount) for key, amount in needs.items() if amount) for node in nodes)
+        if fits >= count:
+            return
+        if not asked:
+            asked = True
+            log.info("waiting for %d x %s; the cluster has %s", count, dict(needs), _totals(nodes))
+            with suppress(Exception):  # a cluster without an autoscaler refuses the hint, and waiting goes on
+                ray.autoscaler.sdk.request_resources(bundles=[dict(needs)] * count)
+        if stop():
+            raise Stopped("stopped as asked while waiting for resources; the same command resumes")
+        if time.monotonic() > deadline:
+            raise StorageError(
+                f"asked for {count} x {dict(needs)}, not there within {timeout_s:g} s; the cluster has "
+                f"{_totals(nodes)}; ask for less (ray.* settings), add nodes, or raise ray.start_timeout_s"
+            )
+        time.sleep(1.0)
+
+
+def _totals(nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {key: sum(node.get(key, 0.0) for node in nodes) for key in ("CPU", "GPU")}
 
 
 def environment() -> dict[str, str]:
