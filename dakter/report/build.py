@@ -1,0 +1,138 @@
+"""The report: one ``report.html`` that needs nothing beside it, and the same facts as ``report.json``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+import jinja2
+
+from dakter.report import sections
+from dakter.report.inputs import ARM_NAMES, STAGES, ReportInputs
+from dakter.report.verdict import Verdict, direction, percent, points, signed, verdict
+
+SCHEMA_VERSION = 1
+
+
+def build(inputs: ReportInputs) -> tuple[str, dict[str, Any]]:
+    """The report as (HTML text, JSON-able facts); equal inputs give equal results.
+
+    Raises:
+        DataError: galleries that fit neither each other nor the class table (at construction of ``inputs``).
+    """
+    said = verdict(inputs)
+    facts = _facts(inputs, said)
+    template = _environment().from_string(resources.files("dakter.report").joinpath("report.html").read_text("utf-8"))
+    html = template.render(
+        title=inputs.title,
+        date=inputs.date,
+        verdict=said,
+        facts=facts,
+        classes=sections.legend(inputs),
+        arms=ARM_NAMES,
+        gain=sections.gain(inputs),
+        scores=sections.scores(inputs),
+        calibration=sections.calibration(inputs),
+        decision=inputs.decision,
+        generated=sections.generated(inputs),
+        predictions=sections.predictions(inputs),
+        data=sections.data(inputs),
+        speckle=sections.speckle(inputs),
+        generator=sections.generator(inputs),
+        students=sections.students(inputs),
+        stages=sections.stages(inputs),
+        settings_yaml=inputs.settings_yaml,
+    )
+    return html, facts
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "percent": percent,
+        "points": points,
+        "signed": signed,
+        "fixed": _fixed,
+        "thousands": _thousands,
+        "plain": sections.plain,
+        "words": lambda key: re.sub(r"^num ", "number of ", str(key).replace("_", " ")),
+    }
+    return environment
+
+
+def _fixed(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def _thousands(value: int | None) -> str:
+    return "–" if value is None else f"{value:,}".replace(",", "\u202f")
+
+
+def _facts(inputs: ReportInputs, said: Verdict) -> dict[str, Any]:
+    """report.json: numbers as the stages wrote them (shares in 0..1), nothing rounded."""
+    b, b_source = inputs.balance()
+    contrast = inputs.primary_contrast()
+    evaluated = inputs.evaluation.get("arms", {})
+    manifest = inputs.tiles_manifest
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "title": inputs.title,
+        "date": inputs.date,
+        "outcome": said.outcome,
+        "headline": said.headline,
+        "gain": None if contrast is None else {**contrast, "shown": direction(contrast)},
+        "contrasts": [dict(c) for c in inputs.contrasts()],
+        "class_names": list(inputs.classes.names),
+        "arms": {arm: _arm(table) for arm, table in evaluated.items()},
+        "candidate": inputs.evaluation.get("candidate"),
+        "decision": dict(inputs.decision) or None,
+        "decision_in_words": said.decision,
+        "test": inputs.evaluation.get("test"),
+        "b": b,
+        "b_source": b_source,
+        "steps": {
+            "generator": inputs.train_steps(),
+            "students": {
+                student["id"]: student.get("steps")
+                for arm in inputs.sweep.get("arms", {}).values()
+                for student in arm["students"]
+            },
+        },
+        "samples": {"generated": inputs.num_generated(), "tiles": dict(manifest.get("counts", {}))},
+        "stages": {name: _stage(inputs, name) for name in STAGES},
+        "digests": {
+            "tiles": manifest.get("digest"),
+            "model": inputs.sweep.get("model_digest") or inputs.figure_of("train", "model_digest"),
+            "corpus": inputs.sweep.get("corpus_digest"),
+            "sweep": inputs.evaluation.get("sweep_digest"),
+            "test": inputs.evaluation.get("test", {}).get("digest"),
+        },
+        "leakage": manifest.get("leakage"),
+        "speckle": dict(inputs.speckle) or None,
+    }
+
+
+def _arm(arm: Mapping[str, Any]) -> dict[str, Any]:
+    """Scores of an arm; of its students what tells them apart, without the reliability tables."""
+    kept = ("id", "seed", "architecture", "miou", "iou", "nll", "brier", "ece", "temperature")
+    scores = {key: value for key, value in arm.items() if key != "students"}
+    return {**scores, "students": [{k: s[k] for k in kept if k in s} for s in arm["students"]]}
+
+
+def _stage(inputs: ReportInputs, name: str) -> dict[str, Any] | None:
+    record = inputs.stages.get(name)
+    if not record:
+        return None
+    return {
+        "minutes": record["seconds"] / 60,
+        "samples_per_second": inputs.figure_of(name, "samples_per_second"),
+        "figures": record.get("figures", {}),
+        "settings_digest": record.get("settings_digest"),
+        "versions": record.get("versions", {}),
+        "hardware": record.get("hardware", {}),
+        "settings": record.get("settings", {}),
+    }

@@ -1,0 +1,170 @@
+"""The report as a whole: what it says, what it needs, and that it is the same every time."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from report_fixture import bare_inputs, full_inputs, not_shown_inputs
+
+from dakter.errors import DataError
+from dakter.report.build import build
+from dakter.report.inputs import ReportInputs
+
+VOID = {"meta", "link", "img", "br"}
+
+
+class Page(HTMLParser):
+    """Tags with their attributes; fails where a tag is closed that was not opened last."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.stack: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(html)
+        assert self.stack == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack.pop() == tag
+
+    def all(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+
+def words(html: str) -> str:
+    """The text of the body, blanks and no-break blanks made single."""
+    body = re.sub(r"<(style|svg)\b.*?</\1>", " ", html, flags=re.S)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", body)).replace("\u202f", " ")
+
+
+@pytest.fixture(scope="module")
+def full() -> tuple[str, dict[str, Any]]:
+    return build(full_inputs())
+
+
+def test_equal_inputs_give_equal_bytes(full: tuple[str, dict[str, Any]]) -> None:
+    assert build(full_inputs()) == full
+
+
+@pytest.mark.parametrize("inputs", [full_inputs(), not_shown_inputs(), bare_inputs()], ids=["full", "none", "bare"])
+def test_page_stands_alone(inputs: ReportInputs) -> None:
+    html, _ = build(inputs)
+    page = Page(html)
+    sources = [a["src"] for a in page.all("img")] + [a["href"] for a in page.all("link")]
+    assert all(source is not None and source.startswith("data:") for source in sources)
+    assert not page.all("script")
+    assert not re.search(r"@import|@font-face|url\((?!data:)|https?://", html)
+    assert len(html.encode()) < 5_000_000
+
+
+def test_page_can_be_read_without_seeing(full: tuple[str, dict[str, Any]]) -> None:
+    page = Page(full[0])
+    assert all(a.get("alt") for a in page.all("img"))
+    drawings = [a for a in page.all("svg") if a.get("aria-hidden") != "true"]
+    assert drawings
+    assert all(a.get("role") == "img" and a.get("aria-label") for a in drawings)
+    assert all(a.get("scope") for a in page.all("th"))
+    ids = [a["id"] for _, a in page.tags if "id" in a]
+    assert len(ids) == len(set(ids))
+    targets = [a["href"] for a in page.all("a")]
+    assert targets
+    assert {str(t)[1:] for t in targets} <= set(ids)
+
+
+def test_page_names_gain_decision_and_interval(full: tuple[str, dict[str, Any]]) -> None:
+    text = words(full[0])
+    assert "Generated pairs raised test mIoU from 61.5 % to 64.8 %: +3.3 points (95 % interval +1.2 to +5.5)." in text
+    assert "The gate said yes: dakter-student, version 4, is the new champion." in text
+    assert "3 near-duplicate pairs cross the splits" in text
+
+
+def test_facts_hold_what_was_asked(full: tuple[str, dict[str, Any]]) -> None:
+    facts = full[1]
+    assert json.loads(json.dumps(facts, allow_nan=False)) == facts
+    inputs = full_inputs()
+    for arm in ("real", "distilled"):
+        assert facts["arms"][arm]["iou"] == inputs.evaluation["arms"][arm]["iou"]
+        assert {"mean", "low", "high"} <= facts["arms"][arm]["iou"][1].keys()
+    assert facts["b"] == 0.433
+    assert facts["steps"]["generator"] == 5600
+    assert facts["steps"]["students"]["real-seed0"] == 700
+    assert facts["samples"]["generated"] == 4096
+    assert facts["decision"] == inputs.decision
+    assert facts["outcome"] == "gain"
+    assert facts["stages"]["generate"]["minutes"] == 288 / 60
+    assert facts["stages"]["generate"]["samples_per_second"] == 14.2
+
+
+def test_no_gain_is_claimed_where_the_interval_holds_zero() -> None:
+    html, facts = build(not_shown_inputs())
+    text = words(html)
+    assert facts["outcome"] == facts["gain"]["shown"] == "not shown"
+    assert "A gain is not shown" in text
+    assert "which includes zero" in text
+    assert not re.search(r"raised|lifted|improved", text)
+    assert "The best candidate is the real-only control (real-seed2; highest val mIoU)" in text
+    assert "The gate said no" in text
+    assert "1 of 1 rules not met: floor of oil spill." in text
+    assert "There is no champion." in text
+    assert "✕ no" in text
+    assert "! remark" in text
+
+
+def test_missing_stages_are_named() -> None:
+    html, facts = build(bare_inputs())
+    text = words(html)
+    assert facts["outcome"] == "not evaluated"
+    assert facts["stages"]["train"] is None
+    assert facts["b"] is None
+    assert "have not been evaluated" in text
+    assert "Without a record: train, generate, distill, evaluate, promote." in text
+    for stage in ("evaluation", "promotion", "generation", "training", "distillation"):
+        assert f"The {stage} stage left no record" in text
+
+
+def test_text_from_records_is_escaped() -> None:
+    inputs = dataclasses.replace(full_inputs(), title="<script>x</script>", settings_yaml="a: <b>&</b>")
+    html, _ = build(inputs)
+    assert "<script" not in html
+    assert "a: &lt;b&gt;&amp;&lt;/b&gt;" in html
+
+
+def test_undefined_scores_are_dashes() -> None:
+    """A class absent from test has null scores; the page must not make zeros of them."""
+    inputs = full_inputs()
+    evaluation = json.loads(json.dumps(inputs.evaluation))
+    nothing = {"class": "ship", "mean": None, "low": None, "high": None}
+    for arm in evaluation["arms"].values():
+        arm["iou"][3] = arm["precision"][3] = arm["recall"][3] = arm["f1"][3] = nothing
+        arm["ece"][3] = arm["ece_tempered"][3] = None
+    for contrast in evaluation["contrasts"]:
+        if contrast["class"] == "ship":
+            contrast.update(difference=None, low=None, high=None, p_holm=None)
+    html, _ = build(dataclasses.replace(inputs, evaluation=evaluation))
+    row = re.search(r'<th scope="row">ship</th>(.*?)</tr>', html[html.index('id="scores"') :], flags=re.S)
+    assert row is not None
+    assert re.findall(r"[\d–]+", re.sub("<[^>]+>", " ", row.group(1))) == ["–", "–", "–"]
+
+
+def test_galleries_that_do_not_fit_are_refused() -> None:
+    inputs = full_inputs()
+    assert inputs.generated_gallery is not None
+    images, soft = inputs.generated_gallery
+    with pytest.raises(DataError, match=r"expected \(8, 5, 64, 64\)"):
+        dataclasses.replace(inputs, generated_gallery=(images, soft[:, :4]))
+    with pytest.raises(DataError, match="sum to 1"):
+        dataclasses.replace(inputs, generated_gallery=(images, soft // 2))
+    with pytest.raises(DataError, match="class_table"):
+        dataclasses.replace(inputs, tiles_manifest={})
