@@ -1,0 +1,179 @@
+"""Writing one shard exactly once: objects create-if-absent, the commit record last.
+
+What holds, whoever else writes: a committed shard's bytes are those of its record. The steps of a writer:
+
+1. a commit record stands: nothing to do;
+2. put each object only if absent. If one stands: equal, adopt it; else, while the shard is uncommitted, replace just
+   the version that was seen (a writer that died, or one on another kind of device, left it);
+3. put the commit record only if absent: of several writers one wins;
+4. look again. If the objects are not those of the record that stands (a late twin replaced them between two looks),
+   put back the bytes that the record describes: both twins hold them, and whoever comes last mends.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from dakter import storage
+from dakter.corpus import codec
+from dakter.corpus.layout import ARRAYS, Layout
+from dakter.corpus.shard import Arrays, sha256, summary
+from dakter.errors import IntegrityError, StorageError
+
+log = logging.getLogger("dakter.corpus")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a shard: its commit record, and whether this call made it."""
+
+    record: dict[str, Any]
+    written: bool
+
+
+@dataclass(frozen=True)
+class _Held:
+    """One object as this writer left it: its own bytes, the version that stood then, and what it replaced."""
+
+    data: bytes
+    tag: str
+    replaced: bytes | None = None
+
+
+def read_commit(layout: Layout, shard: int) -> dict[str, Any] | None:
+    """The commit record of a shard, or None; raises IntegrityError for one that belongs elsewhere."""
+    try:
+        record = layout.read_json(layout.commit_key(shard))
+    except FileNotFoundError:
+        return None
+    check_record(layout, shard, record)
+    return dict(record)
+
+
+def check_record(layout: Layout, shard: int, record: Any) -> None:
+    """Raise IntegrityError unless ``record`` is the commit record of this shard of this corpus."""
+    where = layout.place(layout.commit_key(shard))
+    size = layout.samples_per_shard
+    expected = {"identity_digest": layout.digest, "shard": shard, "first": shard * size, "count": size}
+    if not isinstance(record, dict) or set(record.get("objects", ())) != set(ARRAYS):
+        raise IntegrityError(f"{where}: is no commit record; delete it and start jobs/generate.py again")
+    for key, value in expected.items():
+        if record.get(key) != value:
+            raise IntegrityError(
+                f"{where}: {key} is {record.get(key)!r}; expected {value!r}: the record belongs to another corpus or "
+                "shard. Delete it and start jobs/generate.py again"
+            )
+
+
+def write_shard(layout: Layout, shard: int, arrays: Arrays, facts: Mapping[str, Any] | None = None) -> Outcome:
+    """Store and commit one shard; harmless if others do the same at the same time or did so before.
+
+    Args:
+        arrays: as ``shard.compute`` makes them.
+        facts: timings, device, versions: into the record, not into any digest.
+
+    Raises:
+        StorageError: the store refused, after some tries.
+        IntegrityError: a committed shard is damaged and this call could not mend it.
+    """
+    standing = _patient(lambda: read_commit(layout, shard))
+    if standing:
+        return Outcome(standing, written=False)
+    level = int(layout.identity["compression_level"])
+    data = {name: codec.encode(name, arrays[name], level) for name in ARRAYS}
+    held = {name: _place(layout, shard, name, data[name]) for name in ARRAYS}
+    record = _record(layout, shard, arrays, data, facts or {})
+    try:
+        _patient(lambda: storage.put_json_new(layout.place(layout.commit_key(shard)), record))
+        written = True
+    except FileExistsError:
+        winner = _patient(lambda: read_commit(layout, shard))
+        written = winner == record  # our own put, whose answer was lost
+        record = winner or record
+    for name in ARRAYS:
+        _settle(layout, shard, name, record, held[name])
+    return Outcome(record, written)
+
+
+def set_aside(layout: Layout, shard: int, *, attempts: int, error: str, traceback: str) -> None:
+    """Record in ``failed/`` that a shard was given up."""
+    size = layout.samples_per_shard
+    record = {"shard": shard, "first": shard * size, "count": size, "attempts": attempts, "error": error}
+    storage.put_json(layout.place(layout.failed_key(shard)), {**record, "traceback": traceback, "time": time.time()})
+
+
+def _record(
+    layout: Layout, shard: int, arrays: Arrays, data: Mapping[str, bytes], facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    shares, entropy = summary(arrays["soft_label"])
+    size = layout.samples_per_shard
+    return {
+        "identity_digest": layout.digest,
+        "shard": shard,
+        "first": shard * size,
+        "count": size,
+        "objects": {
+            name: {
+                "key": layout.key(name, shard),
+                "bytes": len(data[name]),
+                "stored_sha256": sha256(data[name]),
+                "decoded_sha256": sha256(arrays[name]),
+            }
+            for name in ARRAYS
+        },
+        "class_shares": shares,
+        "entropy_nats": entropy,
+        "facts": dict(facts),
+    }
+
+
+def _place(layout: Layout, shard: int, name: str, data: bytes) -> _Held:
+    key, replaced = layout.key(name, shard), None
+    for _ in range(20):
+        try:
+            return _Held(data, _patient(lambda: layout.objects.create(key, data)), replaced)
+        except FileExistsError:
+            standing, tag = _patient(lambda: layout.objects.get(key))
+        if standing == data or _patient(lambda: read_commit(layout, shard)):
+            return _Held(data, tag, replaced)  # adopted; or committed by now, then the record decides
+        log.warning("shard %d: an uncommitted object with other bytes stands at %s; replaced", shard, key)
+        if _patient(lambda tag=tag: layout.objects.replace(key, data, tag)):  # type: ignore[misc]
+            replaced = standing
+    raise StorageError(f"{layout.place(key)}: other writers kept replacing it; stop all but one of them")
+
+
+def _settle(layout: Layout, shard: int, name: str, record: Mapping[str, Any], held: _Held) -> None:
+    """See to it that the object is the one that the commit record describes."""
+    key, wanted = layout.key(name, shard), record["objects"][name]["stored_sha256"]
+    if sha256(held.data) == wanted and _patient(lambda: layout.objects.tag(key)) == held.tag and not held.replaced:
+        return
+    ours = [data for data in (held.data, held.replaced) if data is not None and sha256(data) == wanted]
+    for _ in range(20):
+        standing, tag = _patient(lambda: layout.objects.get(key))
+        if sha256(standing) == wanted:
+            return
+        if not ours:  # whoever replaced it, or the winner, holds them and puts them back in a moment
+            time.sleep(0.25)
+            continue
+        log.warning("shard %d: %s was replaced after its commit; put back", shard, key)
+        _patient(lambda tag=tag: layout.objects.replace(key, ours[0], tag))  # type: ignore[misc]
+    raise IntegrityError(
+        f"{layout.place(key)}: shard {shard} is committed with sha256 {wanted}, but other bytes stand there. Delete "
+        f"{layout.commit_key(shard)} and start jobs/generate.py again to make just this shard anew"
+    )
+
+
+def _patient(what: Callable[[], T]) -> T:
+    """Do a storage operation, again after a while if the store refuses: a shard is dearer than a few seconds."""
+    for wait_s in (0.5, 2.0, 8.0):
+        try:
+            return what()
+        except StorageError as error:
+            log.warning("%s; again in %g s", error, wait_s)
+            time.sleep(wait_s)
+    return what()

@@ -1,0 +1,236 @@
+"""The whole of a corpus, from storage alone: where it stands, whether its bytes are right, its manifest and digest."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+
+from dakter import storage
+from dakter.config import digest_json
+from dakter.corpus import codec
+from dakter.corpus.commit import check_record, read_commit
+from dakter.corpus.layout import ARRAYS, Layout
+from dakter.corpus.shard import sha256
+from dakter.errors import IntegrityError, listing
+
+log = logging.getLogger("dakter.corpus")
+T = TypeVar("T")
+
+# Readers at a time: for whole shards as many as fit in memory (100 MB decoded each), for records many.
+_SHARDS_AT_ONCE, _RECORDS_AT_ONCE = 4, 16
+
+
+def status(layout: Layout) -> dict[str, Any]:
+    """Where a corpus stands: counts of shards and samples, what was given up and why, whether it is finalised."""
+    committed, size = layout.committed(), layout.samples_per_shard
+    planned = max(layout.planned_shards(), len(committed))
+    manifest = read_manifest(layout)
+    return {
+        "url": layout.url,
+        "num_samples": len(committed) * size,
+        "num_samples_planned": planned * size,
+        "num_shards": len(committed),
+        "num_shards_planned": planned,
+        "num_shards_missing": planned - len(committed),
+        "samples_per_shard": size,
+        "failed": _each(
+            sorted(set(layout.failed()) - set(committed)), lambda shard: _failure(layout, shard), _RECORDS_AT_ONCE
+        ),
+        "finalised": manifest is not None and [row["shard"] for row in manifest["ranges"]] == committed,
+        "digest": manifest["digest"] if manifest else None,
+    }
+
+
+def _failure(layout: Layout, shard: int) -> dict[str, Any]:
+    record = dict(layout.read_json(layout.failed_key(shard)))
+    return {key: record.get(key) for key in ("shard", "first", "count", "attempts", "error")}
+
+
+def read_manifest(layout: Layout) -> dict[str, Any] | None:
+    """``manifest.json``, or None before the corpus is finalised; raises IntegrityError if it belongs elsewhere."""
+    where = layout.place("manifest.json")
+    try:
+        manifest = layout.read_json("manifest.json")
+    except FileNotFoundError:
+        return None
+    if not isinstance(manifest, dict) or manifest.get("identity_digest") != layout.digest:
+        raise IntegrityError(f"{where}: is not the manifest of this corpus; delete it and start jobs/generate.py again")
+    return manifest
+
+
+def records(layout: Layout, shards: Iterable[int]) -> list[dict[str, Any]]:
+    """The commit records of ``shards``, in their order; raises IntegrityError if one is gone or belongs elsewhere."""
+
+    def read(shard: int) -> dict[str, Any]:
+        record = read_commit(layout, shard)
+        if record is None:
+            raise IntegrityError(f"{layout.place(layout.commit_key(shard))}: gone; shard {shard} is not committed")
+        return record
+
+    return _each(shards, read, _RECORDS_AT_ONCE)
+
+
+def ranges(commit_records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the digest is over: shard, sample range and decoded hashes, in the order of the samples."""
+    return [
+        {
+            "shard": record["shard"],
+            "first": record["first"],
+            "count": record["count"],
+            "decoded_sha256": {name: record["objects"][name]["decoded_sha256"] for name in ARRAYS},
+        }
+        for record in commit_records
+    ]
+
+
+def finalise(layout: Layout) -> dict[str, Any]:
+    """Read every committed shard back, compare it with its record, write and return the manifest.
+
+    Raises:
+        IntegrityError: names the shards whose bytes are not those of their record; no manifest is written then.
+    """
+    shards = layout.committed()
+    found = records(layout, shards)
+    layout.grow(max(shards, default=-1) + 1)
+    layout.check_documents()
+    faults = [
+        fault for faults in _each(found, lambda record: _faults(layout, record), _SHARDS_AT_ONCE) for fault in faults
+    ]
+    if faults:
+        raise IntegrityError(
+            f"{layout.url}: not finalised, {len(faults)} faults:\n{listing(list(map(describe, faults)))}"
+        )
+    rows = ranges(found)
+    manifest = {
+        "identity_digest": layout.digest,
+        "digest": digest_json(rows),
+        "num_samples": sum(row["count"] for row in rows),
+        "num_shards": len(rows),
+        "bytes": sum(record["objects"][name]["bytes"] for record in found for name in ARRAYS),
+        "class_shares": np.mean([record["class_shares"] for record in found], axis=0).tolist() if found else [],
+        "entropy_nats": float(np.mean([record["entropy_nats"] for record in found])) if found else 0.0,
+        "ranges": rows,
+    }
+    storage.put_json(layout.place("manifest.json"), manifest)
+    return manifest
+
+
+def verify(layout: Layout) -> dict[str, Any]:
+    """Hash and decode every committed shard anew, and look for what does not belong.
+
+    Returns:
+        Counts, ``digest`` of what was read, ``faults`` (each with kind, shard, key, detail): ``missing``,
+        ``truncated``, ``altered``, ``duplicated``, ``foreign``, ``manifest``; and ``uncommitted``, keys of objects
+        whose shard has no commit record: work in hand or given up, harmless.
+    """
+    layout.check_documents()
+    committed = layout.committed()
+    faults: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
+
+    def read(shard: int) -> Any:
+        return layout.read_json(layout.commit_key(shard))
+
+    for shard, record in zip(committed, _each(committed, read, _RECORDS_AT_ONCE), strict=True):
+        try:
+            check_record(layout, shard, record)
+            found.append(record)
+        except IntegrityError as error:
+            faults.append(_fault("foreign", shard, layout.commit_key(shard), str(error)))
+    for broken in _each(found, lambda record: _faults(layout, record), _SHARDS_AT_ONCE):
+        faults += broken
+    faults += _duplicates(found)
+    strangers, uncommitted = _strangers(layout, set(committed))
+    faults += strangers
+    rows, manifest = ranges(found), read_manifest(layout)
+    if manifest is not None:
+        stands = {row["shard"]: row for row in rows}
+        gone = [row["shard"] for row in manifest["ranges"] if stands.get(row["shard"]) != row]
+        detail = "the manifest lists it otherwise than its commit record, or the record is gone"
+        faults += [_fault("manifest", shard, "manifest.json", detail) for shard in gone]
+        if digest_json(manifest["ranges"]) != manifest["digest"]:
+            faults.append(_fault("manifest", None, "manifest.json", "its digest is not that of its ranges"))
+    return {
+        "url": layout.url,
+        "num_shards": len(committed),
+        "num_samples": len(committed) * layout.samples_per_shard,
+        "digest": digest_json(rows),
+        "faults": faults,
+        "uncommitted": uncommitted,
+    }
+
+
+def describe(fault: dict[str, Any]) -> str:
+    """One line for people."""
+    where = f"shard {fault['shard']} " if fault["shard"] is not None else ""
+    return f"{fault['kind']}: {where}{fault['key']}: {fault['detail']}"
+
+
+def _fault(kind: str, shard: int | None, key: str, detail: str) -> dict[str, Any]:
+    return {"kind": kind, "shard": shard, "key": key, "detail": detail}
+
+
+def _faults(layout: Layout, record: dict[str, Any]) -> list[dict[str, Any]]:
+    faults = []
+    for name, shape in layout.content.shapes(1).items():
+        entry, shard, key = record["objects"][name], record["shard"], layout.key(name, record["shard"])
+        try:
+            data, _ = layout.objects.get(key)
+        except FileNotFoundError:
+            faults.append(_fault("missing", shard, key, "committed, but the object is not there"))
+            continue
+        if len(data) != entry["bytes"]:
+            faults.append(_fault("truncated", shard, key, f"{len(data)} bytes; the record says {entry['bytes']}"))
+            continue
+        if sha256(data) != entry["stored_sha256"]:
+            faults.append(_fault("altered", shard, key, "the stored bytes are not those of the record"))
+            continue
+        try:
+            decoded = sha256(codec.decode(data, shape[1:], layout.samples_per_shard, where=layout.place(key)))
+        except IntegrityError as error:
+            faults.append(_fault("altered", shard, key, str(error)))
+            continue
+        if decoded != entry["decoded_sha256"]:
+            faults.append(_fault("altered", shard, key, "the decoded samples are not those of the record"))
+    return faults
+
+
+def _duplicates(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    first: dict[str, int] = {}
+    faults = []
+    for record in found:
+        shard, decoded = record["shard"], record["objects"]["image"]["decoded_sha256"]
+        if decoded in first:
+            key = record["objects"]["image"]["key"]
+            faults.append(_fault("duplicated", shard, key, f"the images are those of shard {first[decoded]}"))
+        first.setdefault(decoded, shard)
+    return faults
+
+
+def _strangers(layout: Layout, committed: set[int]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Objects that no writer of this corpus puts, and objects of shards without a record."""
+    documents = {"zarr.json", *(f"{name}/zarr.json" for name in ARRAYS)}
+    pattern = re.compile(rf"({'|'.join(ARRAYS)})/c/(\d+)/0/0/0")
+    faults, uncommitted = [], []
+    for key in storage.sizes(layout.place("data.zarr")):
+        match = pattern.fullmatch(key)
+        if key in documents or (match and int(match[2]) in committed):
+            continue
+        if match:
+            uncommitted.append(f"data.zarr/{key}")
+        else:
+            faults.append(_fault("foreign", None, f"data.zarr/{key}", "no part of this layout"))
+    for name in storage.sizes(layout.place("commits")):
+        if not re.fullmatch(r"\d{8}\.json", name):
+            faults.append(_fault("foreign", None, f"commits/{name}", "no part of this layout"))
+    return faults, uncommitted
+
+
+def _each(items: Iterable[Any], what: Callable[[Any], T], at_once: int) -> list[T]:
+    with ThreadPoolExecutor(at_once) as pool:
+        return list(pool.map(what, items))

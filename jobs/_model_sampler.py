@@ -1,0 +1,81 @@
+"""A trained joint model as the corpus wants it: a sampler that is made anew in each process from the model's URL."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import tempfile
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from dakter import schema, storage
+from dakter.corpus.content import Content
+from dakter.diffusion.pipeline import open_model
+from dakter.diffusion.sampler import SamplerConfig
+from dakter.diffusion.softlabel import SoftLabelConfig
+
+
+class ModelSampler:
+    """A trained joint model as the corpus wants it: sample indices to stored pairs.
+
+    Args:
+        url: the model's folder; downloaded once a machine if remote.
+        threads: torch threads.
+        device: where to sample; the model moves there at the first call, so that a driver without a GPU may hold one.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        sampler: SamplerConfig,
+        soft_label: SoftLabelConfig,
+        seed: int,
+        threads: int,
+        device: str,
+    ):
+        opened = open_model(_cached(url))
+        self._pipeline = cast(Any, opened.pipeline)  # diffusers' base class is partly untyped
+        self._settings, self._seed = (sampler, soft_label), seed
+        self._threads, self._device, self._ready = threads, device, False
+        self.record: dict[str, Any] = dict(opened.record)
+        self.micro_batch = sampler.micro_batch
+        self.identity = {
+            "model_digest": opened.digest,
+            "sampler": sampler.dump(),
+            "soft_label": soft_label.dump(),
+            "threads": threads,
+        }
+        config = self._pipeline.config
+        size, (low, high) = int(config["size_px"]), config["value_range"]
+        table = opened.pipeline.class_table
+        self.content = Content(table, tuple(config["bands"]), size, size, (float(low), float(high)))
+
+    def __call__(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if not self._ready:
+            torch.set_num_threads(self._threads)
+            self._pipeline.to(self._device)
+            self._ready = True
+        pairs = self._pipeline.sample(indices, self._seed, *self._settings)
+        return schema.to_stored(_numpy(pairs.images)), schema.soft_to_stored(_numpy(pairs.soft_labels))
+
+
+def _numpy(values: Any) -> np.ndarray:
+    return torch.as_tensor(values).float().cpu().numpy()
+
+
+def _cached(url: str) -> str:
+    """A local copy of a remote model folder, one a machine and model; ``open_model`` checks it each time."""
+    if not storage.is_remote(url):
+        return url
+    digest = storage.read_json(storage.join(url, "model.json"))["digest"]
+    folder = Path(tempfile.gettempdir()) / f"dakter-{getpass.getuser()}" / "models" / str(digest)
+    if not folder.is_dir():
+        fresh = storage.download_folder(url, folder.with_name(f"{digest}.{uuid.uuid4().hex}"))
+        with suppress(OSError):  # another worker of this machine was first
+            os.rename(fresh, folder)
+    return str(folder)

@@ -1,0 +1,65 @@
+"""A sampler without a model, importable by Ray's workers: a pair is a pure function of seed, index and micro-batch."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dakter import rng
+from dakter.corpus.content import Content
+from dakter.schema import OSD, soft_to_stored
+
+
+class FakeSampler:
+    """Pairs of 8x8 pixels.
+
+    Args:
+        poison: index at which every call raises.
+        kill_at: index at which the process is killed by SIGKILL, ``kill_times`` times, counted by files
+            ``<kill_mark><n>``.
+        delay_s: seconds a call takes.
+        trace: folder in which each call leaves an empty file ``<first index>-<pid>-<n>``.
+    """
+
+    content = Content(OSD, ("vv",), 8, 8, (0.0, 255.0))
+
+    def __init__(
+        self,
+        micro_batch: int = 4,
+        seed: int = 0,
+        poison: int | None = None,
+        kill_at: int | None = None,
+        kill_mark: str = "",
+        kill_times: int = 1,
+        delay_s: float = 0.0,
+        trace: str = "",
+    ):
+        self.micro_batch, self.seed = micro_batch, seed
+        self.identity: dict[str, Any] = {"model_digest": "fake", "micro_batch": micro_batch}
+        self.poison, self.kill_at, self.kill_mark, self.kill_times = poison, kill_at, kill_mark, kill_times
+        self.delay_s, self.trace = delay_s, trace
+
+    def __call__(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        first = int(indices[0])
+        time.sleep(self.delay_s)
+        if self.trace:
+            (Path(self.trace) / f"{first}-{os.getpid()}-{time.monotonic_ns()}").touch()
+        if first == self.poison:
+            raise RuntimeError(f"sample {first} is poisoned")
+        if first == self.kill_at:
+            marks = list(Path(self.kill_mark).parent.glob(Path(self.kill_mark).name + "*"))
+            if len(marks) < self.kill_times:
+                Path(f"{self.kill_mark}{len(marks)}").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        shape = (len(self.content.bands), 8, 8)
+        # As with a real network, a row's bytes depend on the micro-batch that it is computed in.
+        batch = rng.numpy_rng(self.seed, "fake/batch", index=first * 1000 + len(indices)).integers(0, 5)
+        images = [rng.numpy_rng(self.seed, "fake/image", index=int(i)).integers(0, 250, shape) + batch for i in indices]
+        logits = [rng.numpy_rng(self.seed, "fake/label", index=int(i)).gamma(0.3, size=(5, 8, 8)) for i in indices]
+        soft = np.stack(logits) + 1e-6
+        return np.stack(images).astype(np.uint8), soft_to_stored(soft / soft.sum(axis=1, keepdims=True))

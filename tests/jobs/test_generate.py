@@ -1,0 +1,293 @@
+"""jobs/generate.py on a real Ray: exactly once, whatever happens to workers, drivers and rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fake_pairs import FakeSampler
+
+from dakter import storage
+from dakter.corpus import manifest
+from dakter.corpus.commit import write_shard
+from dakter.corpus.layout import CorpusConfig, Layout
+from dakter.corpus.reader import CorpusReader
+from dakter.corpus.shard import compute
+from dakter.diffusion.network import JointUNet, NetworkConfig
+from dakter.diffusion.pipeline import JointDiffusionPipeline, save_model
+from dakter.diffusion.schedule import DiffusionConfig
+from dakter.errors import ConflictError, DakterError, IntegrityError, Stopped
+from dakter.schema import OSD
+from jobs import _cli, generate
+from jobs._cli import Stop
+from jobs._ray import RayConfig, session
+
+SAMPLES, SHARD = 48, 8
+
+
+@pytest.fixture(scope="module")
+def own_ray(s3_server: str) -> Iterator[Any]:
+    """One loopback Ray for the whole module, its workers set up for the S3 server."""
+    tests = str(Path(__file__).parents[1])
+    names = {
+        "PYTHONPATH": os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")]),
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**names, "AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1"}.items():
+            patch.setenv(name, value)
+        with session(RayConfig(num_cpus=4)) as ray:
+            yield ray
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Digest of the corpus as a plain loop makes it, without any Ray."""
+    config = CorpusConfig(samples_per_shard=SHARD)
+    layout = Layout.begin(str(tmp_path_factory.mktemp("plain")), config.identity(FakeSampler()))
+    for shard in range(SAMPLES // SHARD):
+        write_shard(layout, shard, compute(FakeSampler(), shard * SHARD, SHARD))
+    return str(manifest.finalise(layout)["digest"])
+
+
+def in_process(ray: Any, factory: Any, work: Any, config: Any, **other: Any) -> Iterator[tuple[int, str]]:
+    """In place of ``fan_out``, where the pool of actors is not what a test is about."""
+    layout = Layout.open(work.corpus)
+    for shard in work.shards:
+        write_shard(layout, shard, compute(factory(), shard * layout.samples_per_shard, layout.samples_per_shard))
+        yield shard, "written"
+
+
+def run_in_process(settings: generate.GenerateSettings, **sampler: Any) -> dict[str, Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generate, "fan_out", in_process)
+        return run(settings, **sampler)
+
+
+def settings(out: str | Path, **changes: Any) -> generate.GenerateSettings:
+    over = {
+        "out": str(out),
+        "corpus.num_samples": SAMPLES,
+        "corpus.samples_per_shard": SHARD,
+        "ray.cpus_per_worker": 1,
+        **{key.replace("__", "."): value for key, value in changes.items()},
+    }
+    return _cli.resolve(generate.GenerateSettings, overrides=over)
+
+
+def run(settings: generate.GenerateSettings, stop: Stop | None = None, **sampler: Any) -> dict[str, Any]:
+    return generate.run_with(settings, stop or Stop(), functools.partial(FakeSampler, **sampler))
+
+
+def traced(folder: Path) -> list[int]:
+    """First index of each micro-batch that was computed."""
+    return sorted(int(path.name.split("-")[0]) for path in folder.iterdir())
+
+
+def when(ready: Callable[[], bool], then: Callable[[], None]) -> threading.Thread:
+    """Do ``then`` from the background as soon as ``ready``."""
+
+    def watch() -> None:
+        deadline = time.monotonic() + 300
+        while not ready() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if ready():
+            then()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_three_workers_on_s3_make_the_same_corpus_once(
+    own_ray: Any, undisturbed: str, s3_bucket: str, tmp_path: Path
+) -> None:
+    ours = settings(f"{s3_bucket}/run", ray__generate_workers=3)
+    figures = run(ours, trace=str(tmp_path))
+    assert figures["corpus_digest"] == undisturbed
+    assert (figures["num_samples"], figures["num_samples_made"], figures["num_shards"]) == (48, 48, 6)
+    assert figures["mean_entropy_nats_per_pixel"] > 0.1
+    assert sum(figures["class_shares"].values()) == pytest.approx(1)
+    assert traced(tmp_path) == list(range(0, SAMPLES, 4)), "every micro-batch exactly once"
+    assert len({path.name.split("-")[1] for path in tmp_path.iterdir()}) > 1, "by several processes"
+    again = run(ours, poison=0)  # nothing is drawn any more
+    assert again["already_done"] is True
+    assert again["corpus_digest"] == undisturbed
+    assert generate.show_status(ours, Stop())["num_shards_missing"] == 0
+    assert generate.verify(ours, Stop())["digest"] == undisturbed
+
+
+def test_more_samples_extend_and_other_settings_are_refused(own_ray: Any, undisturbed: str, tmp_path: Path) -> None:
+    (trace := tmp_path / "trace").mkdir()
+    half = run_in_process(settings(tmp_path, corpus__num_samples=20))
+    assert half["num_samples"] == 24, "whole shards"
+    assert half["corpus_digest"] != undisturbed
+    whole = run_in_process(settings(tmp_path), trace=str(trace))
+    assert whole["corpus_digest"] == undisturbed
+    assert traced(trace) == list(range(24, SAMPLES, 4))
+    assert run(settings(tmp_path, corpus__num_samples=20))["already_done"] is True
+    with pytest.raises(ConflictError, match=r"seed: stands 0, asked for 1"):
+        run(settings(tmp_path, corpus__seed=1))
+    assert CorpusReader(str(tmp_path / "corpus")).digest == undisturbed
+
+
+def test_a_killed_actor_loses_nothing(own_ray: Any, undisturbed: str, tmp_path: Path) -> None:
+    mark = str(tmp_path / "killed-")
+    figures = run(settings(tmp_path, ray__generate_workers=2), kill_at=20, kill_mark=mark)
+    assert Path(f"{mark}0").exists(), "a process was killed"
+    assert figures["corpus_digest"] == undisturbed
+    assert Layout.open(str(tmp_path / "corpus")).failed() == []
+
+
+def test_poisoned_shards_are_set_aside_and_the_rest_goes_on(own_ray: Any, undisturbed: str, tmp_path: Path) -> None:
+    ours = settings(tmp_path, corpus__max_attempts=2)
+    (trace := tmp_path / "trace").mkdir()
+    with pytest.raises(DakterError) as raised:
+        run(ours, poison=12, kill_at=32, kill_mark=str(tmp_path / "killed-"), kill_times=99, trace=str(trace))
+    assert raised.value.exit_status == 1
+    assert "shard 1 (2 attempts): RuntimeError: sample 12 is poisoned" in str(raised.value)
+    assert "shard 4 (2 attempts): the worker's process died" in str(raised.value)
+    assert traced(trace).count(12) == traced(trace).count(32) == 2
+    layout = Layout.open(str(tmp_path / "corpus"))
+    assert layout.committed() == [0, 2, 3, 5]
+    record = storage.read_json(layout.place(layout.failed_key(1)))
+    assert "Traceback" in record["traceback"]
+    assert "fake_pairs.py" in record["traceback"]
+    assert [row["shard"] for row in generate.show_status(ours, Stop())["failed"]] == [1, 4]
+    assert run_in_process(ours)["corpus_digest"] == undisturbed  # the cause is mended
+    assert generate.show_status(ours, Stop())["failed"] == []
+
+
+def test_sigterm_keeps_what_is_committed_and_the_same_command_resumes(
+    own_ray: Any, undisturbed: str, tmp_path: Path
+) -> None:
+    (trace := tmp_path / "trace").mkdir()
+    commits = tmp_path / "corpus" / "commits"
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        when(lambda: any(commits.glob("0*.json")), lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Stopped, match="are committed; the same command resumes"):
+            run(settings(tmp_path, ray__generate_workers=2), delay_s=0.4)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    done = Layout.open(str(tmp_path / "corpus")).committed()
+    assert 0 < len(done) < 6
+    assert run_in_process(settings(tmp_path), trace=str(trace))["corpus_digest"] == undisturbed
+    redone = [first for shard in range(6) if shard not in done for first in (shard * 8, shard * 8 + 4)]
+    assert traced(trace) == redone
+
+
+def test_two_drivers_at_once_do_no_harm(own_ray: Any, undisturbed: str, tmp_path: Path) -> None:
+    outcomes: list[Any] = []
+    drivers = [
+        threading.Thread(target=lambda: outcomes.append(run(settings(tmp_path), delay_s=0.05)), daemon=True)
+        for _ in range(2)
+    ]
+    for driver in drivers:
+        driver.start()
+    for driver in drivers:
+        driver.join(120)
+    assert [outcome["corpus_digest"] for outcome in outcomes] == [undisturbed] * 2
+    assert generate.verify(settings(tmp_path), Stop())["faults"] == []
+
+
+def test_rows_that_are_lost_without_a_word_are_made_again(
+    own_ray: Any, undisturbed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds: list[tuple[int, ...]] = []
+
+    def losing(ray: Any, factory: Any, work: Any, config: Any, **other: Any) -> Iterator[tuple[int, str]]:
+        """Says that all is written but makes all but the last two: what max_errored_blocks would do."""
+        rounds.append(work.shards)
+        made = work.shards if len(work.shards) == 2 else work.shards[:-2]
+        list(in_process(ray, factory, dataclasses.replace(work, shards=made), config))
+        return iter((shard, "written") for shard in work.shards)
+
+    monkeypatch.setattr(generate, "fan_out", losing)
+    assert run(settings(tmp_path / "a"))["corpus_digest"] == undisturbed
+    assert rounds == [(0, 1, 2, 3, 4, 5), (4, 5)]
+    monkeypatch.setattr(generate, "fan_out", lambda *args, **other: iter([(0, "written")]))
+    with pytest.raises(DakterError, match="no shard came out of a whole round"):
+        run(settings(tmp_path / "b"))
+    assert not storage.exists(str(tmp_path / "b" / "corpus" / "manifest.json"))
+
+
+def test_verify_names_the_fault_and_exits_1(own_ray: Any, undisturbed: str, tmp_path: Path) -> None:
+    run_in_process(settings(tmp_path, corpus__num_samples=8))
+    layout = Layout.open(str(tmp_path / "corpus"))
+    data = bytearray(storage.read_bytes(layout.place(layout.key("image", 0))))
+    data[7] ^= 1
+    storage.put(layout.place(layout.key("image", 0)), bytes(data))
+    with pytest.raises(IntegrityError, match=r"altered: shard 0 data\.zarr/image/c/0/0/0/0") as raised:
+        generate.verify(settings(tmp_path), Stop())
+    assert raised.value.exit_status == 1
+    assert storage.read_json(str(tmp_path / "stages" / "verify.json"))["faults"][0]["kind"] == "altered"
+
+
+def test_an_actor_that_cannot_start_fails_the_job(own_ray: Any, tmp_path: Path) -> None:
+    calls = tmp_path / "started"
+    with pytest.raises(DakterError, match="sampling actors failed before any shard was committed"):
+        generate.run_with(settings(tmp_path), Stop(), functools.partial(first_only, str(calls)))
+
+
+def first_only(mark: str) -> FakeSampler:
+    """A sampler in the driver, an error in every actor."""
+    if os.path.exists(mark):
+        raise RuntimeError("no model here")
+    Path(mark).touch()
+    return FakeSampler()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A saved joint model, tiny and untrained."""
+    torch.manual_seed(0)
+    network = JointUNet.build(NetworkConfig(widths=(8, 8), blocks=(1, 1)), bands=1, num_classes=5)
+    pipeline = JointDiffusionPipeline.build(
+        network,
+        DiffusionConfig(mode="independent"),
+        b=0.5,
+        size_px=16,
+        class_table=OSD,
+        bands=("vv",),
+        value_range=(-30.0, 0.0),
+    )
+    url = str(tmp_path_factory.mktemp("model") / "model")
+    save_model(pipeline, url, {"licence": "CC-BY-4.0", "tiles_digest": "t"})
+    return url
+
+
+def test_a_real_model_gives_the_same_pairs_in_shards_of_any_size(own_ray: Any, model: str, tmp_path: Path) -> None:
+    small = {"paths.model": model, "sampler.steps": 2, "sampler.micro_batch": 4, "soft_label.evaluations": 2}
+    ours = {"corpus__num_samples": 16, **{key.replace(".", "__"): value for key, value in small.items()}}
+    run_real = generate.run(settings(tmp_path / "a", ray__generate_workers=2, **ours), Stop())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generate, "fan_out", in_process)
+        generate.run(settings(tmp_path / "b", **{**ours, "corpus__samples_per_shard": 16}), Stop())
+    one, other = (CorpusReader(str(tmp_path / name / "corpus")) for name in "ab")
+    for mine, theirs in zip(one.sample(range(16)), other.sample(range(16)), strict=True):
+        assert (mine == theirs).all()
+    images, soft = one.sample(range(16))
+    assert images.shape == (16, 1, 16, 16)
+    assert len({image.tobytes() for image in images}) == 16
+    assert (soft.sum(axis=1, dtype=int) == 255).all()
+    assert one.identity["sampler"]["sampler"]["micro_batch"] == 4
+    assert one.content.class_table == OSD
+    assert one.content.value_range == (-30.0, 0.0)
+    group = storage.read_json(str(tmp_path / "a" / "corpus" / "data.zarr" / "zarr.json"))
+    assert group["attributes"]["provenance"]["licence"] == "CC-BY-4.0"
+    assert run_real["num_samples"] == 16
+    with pytest.raises(ConflictError, match=r"sampler\.sampler\.steps: stands 2, asked for 3"):
+        generate.run(settings(tmp_path / "a", **{**ours, "sampler__steps": 3}), Stop())
