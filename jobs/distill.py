@@ -1,0 +1,253 @@
+"""Search, freeze, train again: students from real labels alone (the control) and from real and generated pairs.
+
+Both arms get the same number of trials on the same schedule, steered by val mIoU alone; the best settings of each are
+frozen and trained afresh with several seeds. Test is never read here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dakter import storage
+from dakter.config import load
+from dakter.corpus.reader import CorpusReader
+from dakter.data.tiles import Split, TileCorpus
+from dakter.errors import ConflictError, DataError, listing
+from dakter.progress import Progress, duration
+from dakter.students import search, store
+from dakter.students.models import StudentConfig
+from dakter.students.search import ARMS, Arm, SweepConfig
+from dakter.students.train import LabelledArrays, StudentsConfig
+from dakter.tracking import Tracker, TrackingConfig
+from jobs._cli import Job, JobSettings, Plan, Stop, main
+from jobs._ray import RayConfig, session
+
+log = logging.getLogger("dakter.jobs.distill")
+
+
+class DistillSettings(JobSettings):
+    """Settings of the distill job."""
+
+    students: StudentsConfig = StudentsConfig()
+    sweep: SweepConfig = SweepConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    ray: RayConfig = RayConfig()
+
+
+def plan(settings: DistillSettings) -> Plan:
+    students, sweep, folder = settings.students, settings.sweep, settings.place("sweep")
+    return Plan(
+        reads=[f"{settings.place('tiles')}: train and val", f"{settings.place('corpus')}: every committed shard"],
+        computes=[
+            f"{sweep.num_trials} trials of up to {students.steps} steps for each of {', '.join(ARMS)}",
+            f"stopped early from step {sweep.grace_steps} on; {settings.ray.trial_workers} at a time",
+            f"then {students.num_seeds} students of {students.steps} steps for each arm",
+        ],
+        writes=[
+            f"{folder}/tune/<arm>: state of the search",
+            f"{folder}/search-<arm>.json",
+            f"{folder}/students/<arm>-seed<k>/",
+            f"{folder}/sweep.json: last",
+        ],
+    )
+
+
+def run(settings: DistillSettings, stop: Stop) -> Mapping[str, Any]:
+    folder = settings.place("sweep")
+    tiles, reader = TileCorpus.open(settings.place("tiles")), CorpusReader(settings.place("corpus"))
+    manifest = tiles.manifest
+    identity = {
+        "tiles_digest": manifest.digest,
+        "corpus_digest": reader.digest,
+        "model_digest": reader.identity["sampler"].get("model_digest"),
+        "students": settings.students.dump(),
+        "sweep": settings.sweep.dump(),
+    }
+    sweep_id = _begin(folder, identity)
+    if storage.exists(storage.join(folder, "sweep.json")):
+        return {"already_done": True}
+    if reader.num_samples == 0:
+        raise DataError(f"{reader.url}: no committed sample; run jobs/generate.py first")
+    search.check(settings.sweep, settings.students, bands=len(manifest.bands), size_px=manifest.tile_px)
+    storage.check_writable(folder)
+    tracker = Tracker.open(settings.tracking, settings.out)
+    parent = tracker.run(sweep_id, name="distill", tags={"dakter.stage": "distill"})
+    parent.params({"students": settings.students.dump(), "sweep": settings.sweep.dump()})
+    with session(settings.ray) as ray:
+        stop.install()
+        from jobs._book import Book
+        from jobs._sweep import Final, SweepData, Work, run_finals
+
+        data = SweepData(
+            _arrays(tiles.read("train")),
+            _arrays(tiles.read("val")),
+            len(manifest.class_table),
+            _in_memory(reader, settings.students),
+            reader.url,
+        )
+        reference = ray.put(data)
+        gpu = settings.ray.gpus_per_worker > 0
+        works = {
+            arm: Work(reference, settings.students, settings.sweep, arm, folder, settings.ray.cpus_per_worker, gpu)
+            for arm in ARMS
+        }
+        book = Book(tracker, sweep_id, parent.id, folder, data, manifest, identity, tiles.url, reader.url)
+        searches = {arm: _search(work, book, settings, stop) for arm, work in works.items()}
+        facts = {
+            **{key: identity[key] for key in ("tiles_digest", "corpus_digest", "model_digest")},
+            "class_names": list(manifest.class_table.names),
+            "bands": list(manifest.bands),
+            "value_range": list(manifest.value_range),
+            "tile_px": manifest.tile_px,
+        }
+        finals = [
+            Final(works[arm], load(StudentConfig, searches[arm]["best"]), number, facts)
+            for number in range(settings.students.num_seeds)
+            for arm in ARMS
+        ]
+        progress = Progress(log, "final students", len(finals), "students", every_s=5.0)
+        rows: dict[str, dict[str, Any]] = {}
+
+        def done(final: Final) -> None:
+            record = store.read_record(final.url)
+            assert record is not None
+            rows[final.id] = book.final(final.id, record)
+            progress.advance(note=f"{final.id} val mIoU {record['record']['val_miou']:.4f}")
+
+        run_finals(finals, settings.ray, stop, done)
+    arms: dict[str, dict[str, Any]] = {
+        arm: {
+            "best": searches[arm]["best"],
+            "search": searches[arm]["search"],
+            "students": [rows[final.id] for final in finals if final.work.arm == arm],
+        }
+        for arm in ARMS
+    }
+    lineage = {key: identity[key] for key in ("tiles_digest", "corpus_digest", "model_digest")}
+    storage.put_json(
+        storage.join(folder, "sweep.json"),
+        {**lineage, "class_names": list(manifest.class_table.names), "run_id": parent.id, "arms": arms},
+    )
+    parent.metrics({f"{arm}/best_val_miou": arms[arm]["search"]["best_val_miou"] for arm in ARMS})
+    parent.end()
+    return _figures(arms, {arm: searches[arm]["seconds"] for arm in ARMS}, len(data.train.images))
+
+
+def _begin(folder: str, identity: Mapping[str, Any]) -> str:
+    """Claim the folder for these settings, or recognise them; returns the sweep's own id (of its tracked runs)."""
+    where = storage.join(folder, "settings.json")
+    with contextlib.suppress(FileExistsError):
+        storage.put_json_new(where, {**identity, "sweep_id": f"distill-{uuid.uuid4().hex}"})
+    standing = dict(storage.read_json(where))
+    sweep_id = str(standing.pop("sweep_id"))
+    differences = _differences(standing, identity)
+    if differences:
+        raise ConflictError(
+            f"{folder}: a sweep with other settings stands here:\n{listing(differences)}\n"
+            "Go back to those settings, or choose another folder (paths.sweep)"
+        )
+    return sweep_id
+
+
+def _differences(standing: Any, wanted: Any, prefix: str = "") -> list[str]:
+    if isinstance(standing, Mapping) and isinstance(wanted, Mapping):
+        keys = sorted({*standing, *wanted})
+        return [line for key in keys for line in _differences(standing.get(key), wanted.get(key), f"{prefix}{key}.")]
+    return [] if standing == wanted else [f"{prefix.rstrip('.')} is {standing!r} there, {wanted!r} now"]
+
+
+def _arrays(split: Split) -> LabelledArrays:
+    return LabelledArrays(split.images, split.labels)
+
+
+def _in_memory(reader: CorpusReader, students: StudentsConfig) -> tuple[np.ndarray, np.ndarray] | None:
+    """The decoded corpus if it is small enough, else None: workers then read it shard by shard."""
+    first = reader.read_shard(reader.shards[0])
+    size_mb = sum(part.nbytes for part in first) * len(reader.shards) / 2**20
+    if size_mb > students.corpus_memory_mb:
+        log.info("corpus: %.0f MB decoded, more than students.corpus_memory_mb; read shard by shard", size_mb)
+        return None
+    parts = [first, *(reader.read_shard(shard) for shard in reader.shards[1:])]
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+
+def _search(work: Any, book: Any, settings: DistillSettings, stop: Stop) -> dict[str, Any]:
+    """The search of one arm, kept in a file of its own once it is over."""
+    from jobs._sweep import Live, run_trials
+
+    arm: Arm = work.arm
+    where = storage.join(work.folder, f"search-{arm}.json")
+    if storage.exists(where):
+        return dict(storage.read_json(where))
+    stop.check("nothing was started")
+    begin = time.monotonic()
+    progress = Progress(log, f"trials of {arm}", settings.sweep.num_trials, "trials", every_s=5.0)
+    entries = book.arm(arm, progress)
+    trials = run_trials(work, settings.ray, Live(stop, entries.started, entries.result, entries.ended))
+    best = max(trials, key=lambda row: row["val_miou"])
+    seconds = time.monotonic() - begin
+    found = {
+        "best": best["config"],
+        "search": {
+            "num_trials": len(trials),
+            "num_stopped_early": sum(row["stopped_early"] for row in trials),
+            "best_val_miou": best["val_miou"],
+            "trials": trials,
+        },
+        "seconds": round(seconds, 3),
+    }
+    storage.put_json(where, found)
+    log.info(
+        "%s: %d trials in %s, %d stopped early, best val mIoU %.4f (%s on %s)",
+        arm,
+        len(trials),
+        duration(seconds),
+        found["search"]["num_stopped_early"],
+        best["val_miou"],
+        best["config"]["architecture"],
+        best["config"]["encoder"],
+    )
+    return found
+
+
+def _figures(arms: Mapping[str, Any], seconds: Mapping[str, float], num_train: int) -> dict[str, Any]:
+    figures: dict[str, Any] = {"num_train": num_train}
+    students = [row for arm in arms.values() for row in arm["students"]]
+    for arm, found in arms.items():
+        figures |= {
+            f"num_trials_{arm}": found["search"]["num_trials"],
+            f"num_stopped_early_{arm}": found["search"]["num_stopped_early"],
+            f"best_val_miou_{arm}": found["search"]["best_val_miou"],
+            f"val_miou_{arm}": float(np.mean([row["val_miou"] for row in found["students"]])),
+            f"epochs_{arm}": found["students"][0]["epochs"],
+            f"search_seconds_{arm}": seconds[arm],
+            f"search_steps_{arm}": sum(row["steps"] for row in found["search"]["trials"]),
+        }
+    steps = sum(row["steps"] for row in students)
+    return figures | {
+        "num_students": len(students),
+        "student_steps": steps,
+        "student_steps_per_second": steps / sum(row["seconds"] for row in students),  # of one student, per worker
+    }
+
+
+JOB = Job(
+    "distill",
+    "Search, freeze and train students: real labels alone (the control) against real and generated pairs.",
+    DistillSettings,
+    run,
+    plan,
+)
+
+
+if __name__ == "__main__":
+    from jobs.distill import JOB  # its importable self: classes in __main__ do not pickle for Ray
+
+    raise SystemExit(main(JOB))

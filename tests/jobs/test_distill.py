@@ -1,0 +1,174 @@
+"""The distill job on small real parts: a tile corpus, a synthetic corpus, Ray on loopback, SQLite tracking."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dakter import storage
+from dakter.corpus.commit import write_shard
+from dakter.corpus.content import Content
+from dakter.corpus.layout import CorpusConfig, Layout
+from dakter.corpus.shard import compute
+from dakter.data.build import prepare
+from dakter.data.simulate import SceneConfig
+from dakter.data.source import DataConfig
+from dakter.data.tiles import Split, TileCorpus, TilesConfig
+from dakter.errors import ConfigError, ConflictError, Stopped
+from dakter.schema import OSD
+from dakter.students.store import load_student
+from jobs._cli import Stop, execute, resolve
+from jobs.distill import JOB, DistillSettings
+
+pytestmark = pytest.mark.timeout(600)
+
+
+class Copies:
+    """Pairs that repeat the training tiles, labels hard: a corpus without a model."""
+
+    micro_batch = 4
+
+    def __init__(self, split: Split, value_range: tuple[float, float], bands: tuple[str, ...]):
+        self.split = split
+        self.content = Content(OSD, bands, split.images.shape[2], split.images.shape[3], value_range)
+        self.identity: dict[str, Any] = {"model_digest": "copies"}
+
+    def __call__(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        rows = indices % len(self.split.images)
+        soft = (self.split.labels[rows][:, None] == np.arange(5)[:, None, None]).astype(np.uint8) * 255
+        return self.split.images[rows], soft
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """URLs of a tile corpus (32 px) and of a corpus of 16 pairs in two shards."""
+    root = tmp_path_factory.mktemp("sources")
+    places = {"tiles": str(root / "tiles"), "corpus": str(root / "corpus")}
+    prepare(
+        DataConfig(num_train=6, num_val=3, num_test=1, simulate=SceneConfig(size_px=64)),
+        TilesConfig(size_px=32),
+        places["tiles"],
+        should_stop=lambda: False,
+    )
+    tiles = TileCorpus.open(places["tiles"])
+    sampler = Copies(tiles.read("train"), tiles.manifest.value_range, tiles.manifest.bands)
+    layout = Layout.begin(places["corpus"], CorpusConfig(samples_per_shard=8).identity(sampler))
+    layout.grow(2)
+    for shard in range(2):
+        write_shard(layout, shard, compute(sampler, shard * 8, 8))
+    return places
+
+
+def _settings(sources: Mapping[str, str], out: Path, **more: Any) -> DistillSettings:
+    overrides = {
+        "out": str(out),
+        "paths.tiles": sources["tiles"],
+        "paths.corpus": sources["corpus"],
+        "students.steps": 6,
+        "students.evaluate_every": 2,
+        "students.batch_size": 4,
+        "students.num_seeds": 1,
+        "sweep.num_trials": 4,
+        "sweep.grace_steps": 2,
+        "sweep.reduction_factor": 2.0,
+        "sweep.architectures": ["PSPNet", "FPN"],
+        "sweep.encoders": ["tu-mobilenetv3_small_100"],
+        # A designed space: most of it learns next to nothing in six steps.
+        "sweep.learning_rate": [1e-9, 1e-2],
+        "ray.num_cpus": 2,
+        "tracking.uri": f"sqlite:///{out}/mlflow.db",
+        **more,
+    }
+    return resolve(DistillSettings, overrides=overrides)
+
+
+def _runs(out: Path) -> list[Any]:
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{out}/mlflow.db")
+    experiment = client.get_experiment_by_name("dakter")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id]))
+
+
+def test_the_whole_job_is_stopped_resumed_and_then_done(sources: Mapping[str, str], tmp_path: Path) -> None:
+    settings = _settings(sources, tmp_path)
+    sweep = Path(settings.place("sweep"))
+
+    class StopInSearch(Stop):
+        """Asks to stop once the first trial is over."""
+
+        def __call__(self) -> bool:
+            self.requested = self.requested or any(sweep.glob("previews/*.npz"))
+            return self.requested
+
+    with pytest.raises(Stopped, match="resumes"):
+        JOB.run(settings, StopInSearch())
+    before = {run.info.run_id for run in _runs(tmp_path)}
+    assert not (sweep / "sweep.json").exists()
+
+    record = execute(JOB, settings, Stop())
+    figures = record["figures"]
+    found = storage.read_json(str(sweep / "sweep.json"))
+    assert set(found["arms"]) == {"real", "distilled"}
+    assert found["model_digest"] == "copies"
+    for arm, table in found["arms"].items():
+        trials = table["search"]["trials"]
+        assert len(trials) == table["search"]["num_trials"] == 4  # the same budget for both arms
+        assert {trial["config"]["architecture"] for trial in trials} == {"PSPNet", "FPN"}
+        stopped = [trial for trial in trials if trial["stopped_early"]]
+        assert table["search"]["num_stopped_early"] == len(stopped) >= 1
+        assert all(trial["steps"] in (2, 4) for trial in stopped)
+        assert any(trial["steps"] == 6 for trial in trials)
+        assert table["best"] == max(trials, key=lambda trial: trial["val_miou"])["config"]
+        assert (table["best"]["synthetic_share"] > 0) == (arm == "distilled")
+        (row,) = table["students"]
+        student = load_student(str(sweep / row["path"]))
+        assert student.digest == row["digest"]
+        assert student.config.dump() == table["best"]
+        assert student.record["tiles_digest"] == found["tiles_digest"]
+        assert [entry["step"] for entry in row["history"]] == [2, 4, 6]
+        assert row["val_miou"] == max(entry["val_miou"] for entry in row["history"])
+    assert figures["num_trials_real"] == figures["num_trials_distilled"] == 4
+
+    runs = {run.info.run_id: run for run in _runs(tmp_path)}
+    assert before <= set(runs)  # runs were found again, not made twice
+    assert len(runs) == 1 + 2 * 4 + 2
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}  # trials stopped early did not fail
+    parents = [run for run in runs.values() if "mlflow.parentRunId" not in run.data.tags]
+    assert len(parents) == 1
+    for run in [run for run in runs.values() if run not in parents]:
+        assert run.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
+        assert run.data.metrics["best_val_miou"] >= 0
+        names = {item.dataset.name for item in run.inputs.dataset_inputs}
+        assert names == ({"tiles", "synthetic"} if run.data.tags["dakter.arm"] == "distilled" else {"tiles"})
+        assert (Path(run.info.artifact_uri.removeprefix("file://")) / "predictions.png").stat().st_size > 1000
+
+    assert JOB.run(settings, Stop())["already_done"]
+    with pytest.raises(ConflictError, match=r"students\.steps is 6 there, 8 now"):
+        JOB.run(_settings(sources, tmp_path, **{"students.steps": 8}), Stop())
+
+
+def test_networks_that_cannot_work_are_refused_before_anything_is_started(
+    sources: Mapping[str, str], tmp_path: Path
+) -> None:
+    settings = _settings(sources, tmp_path, **{"sweep.encoders": ["resnet18", "no-such-net"]})
+    with pytest.raises(ConfigError, match="no-such-net"):
+        JOB.run(settings, Stop())
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_a_large_corpus_streams_the_same_samples_for_the_same_step(sources: Mapping[str, str]) -> None:
+    from jobs._sweep import _shard_stream
+
+    stream, again = _shard_stream(sources["corpus"], 3), _shard_stream(sources["corpus"], 3)
+    drawn = [stream(step, 3) for step in range(7)]
+    for images, soft in drawn:
+        assert images.shape == (3, 1, 32, 32)
+        assert (soft.sum(1, dtype=int) == 255).all()
+    for step in (5, 6, 0):
+        assert all(np.array_equal(one, two) for one, two in zip(again(step, 3), drawn[step], strict=True))
