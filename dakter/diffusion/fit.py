@@ -1,0 +1,391 @@
+"""Training of the joint model: one routine for one process or many, resumable to the bit."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import math
+import os
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from dakter.config import Config, load, setting
+from dakter.diffusion.balance import enter_labels
+from dakter.diffusion.batch import Batch, TrainingData, assemble, count_unlabelled, plan
+from dakter.diffusion.checkpoint import (
+    check_same,
+    load_optimizer,
+    optimizer_tensors,
+    read_checkpoint,
+    write_checkpoint,
+)
+from dakter.diffusion.ema import Ema
+from dakter.diffusion.loss import Losses, losses
+from dakter.diffusion.network import JointUNet, NetworkConfig
+from dakter.diffusion.pipeline import JointDiffusionPipeline
+from dakter.diffusion.schedule import DiffusionConfig, add_noise
+from dakter.errors import ConfigError, DakterError, Stopped
+from dakter.rng import derive_seed
+from dakter.schema import ClassTable
+
+__all__ = ["FitResult", "TrainConfig", "TrainingData", "checkpoint_pipeline", "fit"]
+
+# Asking all ranks whether one of them is to stop costs a round of messages; one process asks itself every step.
+_STOP_EVERY = 10
+
+
+class TrainConfig(Config):
+    """How the joint model is fitted. AdamW; a warm-up to ``learning_rate``, then a cosine down to 0 at ``steps``."""
+
+    steps: int = setting(5000, "optimiser steps", unit="steps", ge=1)
+    batch_size: int = setting(32, "rows of a batch, over all workers", unit="images", ge=1)
+    unlabelled_share: float = setting(
+        0.5, "share of a batch that is unlabelled images, where the corpus has any", ge=0, lt=1
+    )
+    learning_rate: float = setting(1e-3, "peak learning rate", gt=0)
+    warmup_steps: int = setting(200, "linear warm-up", unit="steps", ge=0)
+    weight_decay: float = setting(0.01, "decoupled weight decay", ge=0)
+    clip_norm: float = setting(1.0, "largest norm of the gradient", gt=0)
+    ema_decay: float = setting(0.999, "decay of the weight average that samples", ge=0, lt=1)
+    precision: Literal["fp32", "bf16"] = setting("bf16", "number format inside the network (autocast)")
+    dihedral: bool = setting(True, "turn and flip image and label together, 8 ways")
+    checkpoint_every: int = setting(500, "steps between checkpoints", unit="steps", ge=1)
+    log_every: int = setting(50, "steps between log records, each the mean over them", unit="steps", ge=1)
+    seed: int = setting(0, "seed of weights, batches and noise")
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """``pipeline`` has the averaged weights; ``history`` holds a record every ``log_every`` steps."""
+
+    pipeline: JointDiffusionPipeline
+    history: list[dict[str, float]]
+    steps: int
+    seconds: float
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Of optimiser step number ``step``, from 0."""
+    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    rest = max(1, config.steps - config.warmup_steps)
+    done = min(1.0, max(0, step - config.warmup_steps) / rest)
+    return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def fit(
+    network: NetworkConfig,
+    diffusion: DiffusionConfig,
+    train: TrainConfig,
+    data: TrainingData,
+    *,
+    resume: Path | None,
+    on_checkpoint: Callable[[Path, dict[str, float]], None],
+    on_log: Callable[[int, dict[str, float]], None],
+    should_stop: Callable[[], bool],
+    device: str = "cpu",
+) -> FitResult:
+    """Train, or go on from the checkpoint folder ``resume``.
+
+    Batches are drawn without replacement, permutation after permutation of the images, and every row's place, turn,
+    levels and noise are functions of (seed, step, row). With a process group initialised each rank takes every
+    world-th row of the same global batch, so that the batch does not depend on the number of workers (with dropout
+    its masks do). A resumed run equals an uninterrupted one to the bit with the same number of workers and threads.
+
+    Args:
+        on_checkpoint: called on every rank equally often with a folder that is deleted afterwards (full on rank 0,
+            empty on the others) and the latest losses; at ``checkpoint_every``, at the end and before stopping.
+        on_log: called on rank 0 with (steps done, record).
+        should_stop: asked after every step, every tenth with several ranks.
+
+    Raises:
+        Stopped: after a checkpoint, if any rank was asked to stop.
+        ConfigError, DataError: settings and data do not fit. ConflictError: ``resume`` has other settings or data.
+        IntegrityError: ``resume`` is no sound checkpoint. DakterError: the loss is not finite.
+    """
+    data.check()
+    trainer = _Trainer(network, diffusion, train, data, torch.device(device))
+    if resume is not None:
+        trainer.resume(resume)
+    started = time.monotonic()
+    for batch in trainer.batches():
+        trainer.advance(batch)
+        record = trainer.log_if_due()
+        if record is not None and trainer.rank == 0:
+            on_log(trainer.step, record)
+        stop = trainer.agree_to_stop(should_stop)
+        if stop or trainer.step % train.checkpoint_every == 0 or trainer.step == train.steps:
+            trainer.settle()
+            with tempfile.TemporaryDirectory() as folder:
+                if trainer.rank == 0:
+                    trainer.write(Path(folder))
+                on_checkpoint(Path(folder), trainer.latest())
+        if stop and trainer.step < train.steps:
+            raise Stopped(f"training stopped after step {trainer.step} of {train.steps}; the same command goes on")
+    return FitResult(trainer.pipeline(), trainer.history, trainer.step, time.monotonic() - started)
+
+
+def checkpoint_pipeline(folder: Path) -> JointDiffusionPipeline:
+    """The pipeline of a checkpoint's averaged weights, for a look at samples while training runs."""
+    checkpoint = read_checkpoint(folder)
+    settings, facts = checkpoint.state["settings"], checkpoint.state["facts"]
+    table = ClassTable.from_json(facts["class_table"])
+    unet = JointUNet.build(load(NetworkConfig, settings["network"]), len(facts["bands"]), len(table))
+    unet.load_state_dict(checkpoint.tensors["ema"])
+    return JointDiffusionPipeline.build(
+        unet.eval(),
+        load(DiffusionConfig, settings["diffusion"]),
+        b=facts["b"],
+        size_px=facts["size_px"],
+        class_table=table,
+        bands=facts["bands"],
+        value_range=facts["value_range"],
+    )
+
+
+class _Trainer:
+    """The state of a run on one rank."""
+
+    def __init__(
+        self,
+        network: NetworkConfig,
+        diffusion: DiffusionConfig,
+        train: TrainConfig,
+        data: TrainingData,
+        device: torch.device,
+    ):
+        several = dist.is_available() and dist.is_initialized()
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
+        if train.batch_size % self.world:
+            raise ConfigError(f"train.batch_size is {train.batch_size}; expected a multiple of {self.world} workers")
+        self.network_config, self.diffusion, self.train, self.data, self.device = (
+            network,
+            diffusion,
+            train,
+            data,
+            device,
+        )
+        self.num_unlabelled = count_unlabelled(diffusion, data, train.batch_size, train.unlabelled_share)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(train.seed, "train/weights"))
+            self.unet = JointUNet.build(network, len(data.bands), len(data.class_table))
+        self.unet.check_size(*data.images.shape[2:])
+        # CPU: GroupNorm's backward in channels_last bf16 is 12-45 times slower than NCHW. GPUs want channels_last.
+        layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+        nn.Module.to(self.unet, device)
+        nn.Module.to(self.unet, memory_format=layout)
+        self.unet.train()
+        self.names = [name for name, _ in self.unet.named_parameters()]
+        self.optimizer = torch.optim.AdamW(
+            self.unet.parameters(),
+            lr=train.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=train.weight_decay,
+            fused=True,
+        )
+        self.ema = Ema(self.unet, train.ema_decay)
+        self.step, self.history = 0, list[dict[str, float]]()
+        self.sums = torch.zeros(2, dtype=torch.float64)  # image and label loss since the last record, all ranks
+        self.window_steps, self.window_start, self.timed_steps = 0, time.monotonic(), 0
+        self.model: nn.Module = self.unet
+        if several:
+            ids = [device.index or 0] if device.type == "cuda" else None
+            self.model = nn.parallel.DistributedDataParallel(self.unet, device_ids=ids)
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the weights: a checkpoint of other settings is not gone on from."""
+        train = self.train.dump()
+        for key in ("checkpoint_every", "log_every"):
+            del train[key]
+        digest = hashlib.sha256()
+        for array in (self.data.images, self.data.labels, self.data.unlabelled):
+            if array is not None:
+                digest.update(f"{array.dtype}{array.shape}".encode())
+                digest.update(array.tobytes())
+        return {
+            "network": self.network_config.dump(),
+            "diffusion": self.diffusion.dump(),
+            "train": train,
+            "data": {"sha256": digest.hexdigest(), "b": self.data.b},
+        }
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "b": self.data.b,
+            "size_px": self.data.images.shape[-1],
+            "class_table": self.data.class_table.to_json(),
+            "bands": list(self.data.bands),
+            "value_range": list(self.data.value_range),
+        }
+
+    def resume(self, folder: Path) -> None:
+        checkpoint = read_checkpoint(folder)
+        state = checkpoint.state
+        check_same(state["settings"], self.settings(), f"the checkpoint in {folder}")
+        self.unet.load_state_dict(checkpoint.tensors["network"])
+        self.ema.load(checkpoint.tensors["ema"])
+        self.step, self.history = int(state["step"]), list(state["history"])
+        load_optimizer(self.optimizer, self.names, checkpoint.tensors["optimizer"], self.step)
+        if self.rank == 0:
+            self.sums = torch.tensor(state["window"]["sums"], dtype=torch.float64)
+        self.window_steps = int(state["window"]["steps"])
+
+    def write(self, folder: Path) -> None:
+        tensors = {
+            "network": self.unet.state_dict(),
+            "ema": self.ema.state(),
+            "optimizer": optimizer_tensors(self.optimizer, self.names),
+        }
+        state = {
+            "step": self.step,
+            "settings": self.settings(),
+            "facts": self.facts(),
+            "history": self.history,
+            "window": {"sums": self.sums.tolist(), "steps": self.window_steps},
+            "world": self.world,
+            "torch": torch.__version__,
+        }
+        write_checkpoint(folder, tensors, state)
+
+    def batches(self) -> Iterator[Batch]:
+        """This rank's rows of every step still to do, prepared ahead in threads (noise of 256 px images takes ms)."""
+
+        def make(step: int) -> Batch:
+            rows = plan(
+                self.diffusion,
+                self.data,
+                batch_size=self.train.batch_size,
+                num_unlabelled=self.num_unlabelled,
+                dihedral=self.train.dihedral,
+                seed=self.train.seed,
+                step=step,
+            )
+            return assemble(rows, self.data, seed=self.train.seed, step=step, rank=self.rank, world=self.world)
+
+        workers = min(8, os.cpu_count() or 1) if self.device.type == "cuda" else 1
+        with ThreadPoolExecutor(workers) as pool:
+            ahead: deque[Future[Batch]] = deque()
+            upcoming = iter(range(self.step, self.train.steps))
+            for step in upcoming:
+                ahead.append(pool.submit(make, step))
+                if len(ahead) > workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+
+    def advance(self, batch: Batch) -> None:
+        """One optimiser step."""
+        if self.network_config.dropout:
+            torch.manual_seed(derive_seed(self.train.seed, "train/dropout", self.step, self.rank))
+        sums = self.losses(batch.to(self.device))
+        image, label = sums.image / batch.num_image, sums.label / batch.num_label
+        loss = self.diffusion.image_weight * image + self.diffusion.label_weight * label
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.train, self.step)
+        torch.autograd.backward(loss * self.world)  # DDP averages over ranks; the loss is a sum over them
+        norm = nn.utils.clip_grad_norm_(self.unet.parameters(), self.train.clip_norm, foreach=True)
+        if not math.isfinite(float(norm)):  # after the exchange of gradients, so every rank sees it
+            raise DakterError(
+                f"step {self.step}: the gradient is not finite (image loss {float(image):g}, label loss "
+                f"{float(label):g}); lower train.learning_rate, raise train.warmup_steps or use precision fp32"
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.ema.update(self.unet, self.step)
+        self.sums += torch.stack([image.detach(), label.detach()]).double().cpu()
+        self.step, self.window_steps, self.timed_steps = self.step + 1, self.window_steps + 1, self.timed_steps + 1
+
+    def losses(self, batch: Batch) -> Losses:
+        """Image and label loss summed over this rank's rows."""
+        y = enter_labels(batch.labels_BHW, len(self.data.class_table), self.data.b)
+        noisy_x = add_noise(batch.x_BCHW, batch.noise_x_BCHW, batch.t_x_B)
+        noisy_y = add_noise(y, batch.noise_y_BKHW, batch.t_y_B)
+        half = self.train.precision == "bf16"
+        autocast = torch.autocast(self.device.type, torch.bfloat16) if half else contextlib.nullcontext()
+        with autocast:
+            out = self.model(noisy_x, noisy_y, batch.t_x_B, batch.t_y_B)
+        return losses(
+            self.diffusion,
+            out.image,
+            out.logits,
+            x_BCHW=batch.x_BCHW,
+            noise_BCHW=batch.noise_x_BCHW,
+            labels_BHW=batch.labels_BHW,
+            t_x_B=batch.t_x_B,
+            on_image_B=batch.on_image_B,
+            on_label_B=batch.on_label_B,
+        )
+
+    def agree_to_stop(self, should_stop: Callable[[], bool]) -> bool:
+        """Whether any rank was asked to stop; the same answer on all of them."""
+        if self.world == 1:
+            return should_stop()
+        if self.step % _STOP_EVERY:
+            return False
+        flag = torch.tensor([float(should_stop())], device=self.device)
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+        return bool(flag.item())
+
+    def log_if_due(self) -> dict[str, float] | None:
+        """The record of the window that just ended; every rank must ask, for its losses are summed over them."""
+        if self.step % self.train.log_every and self.step != self.train.steps:
+            return None
+        sums = self._over_ranks(self.sums)
+        image, label = (float(value) / self.window_steps for value in sums)
+        now = time.monotonic()
+        seconds = max(now - self.window_start, 1e-9)
+        record = {
+            "step": self.step,
+            "loss": self.diffusion.image_weight * image + self.diffusion.label_weight * label,
+            "image_loss": image,
+            "label_loss": label,
+            "learning_rate": learning_rate(self.train, self.step - 1),
+            "samples_per_second": self.timed_steps * self.train.batch_size / seconds,
+        }
+        self.history.append(record)
+        self.sums.zero_()
+        self.window_steps, self.window_start, self.timed_steps = 0, now, 0
+        return record
+
+    def settle(self) -> None:
+        """Move the running sums of all ranks to rank 0, whose checkpoint then holds them all."""
+        total = self._over_ranks(self.sums)
+        self.sums = total.clone() if self.rank == 0 else torch.zeros_like(total)
+
+    def _over_ranks(self, values: torch.Tensor) -> torch.Tensor:
+        if self.world == 1:
+            return values
+        total = values.to(self.device)
+        dist.all_reduce(total)
+        return total.cpu()
+
+    def latest(self) -> dict[str, float]:
+        """Of the last record, and the step of now."""
+        return {**(self.history[-1] if self.history else {}), "step": float(self.step)}
+
+    def pipeline(self) -> JointDiffusionPipeline:
+        """With the averaged weights, on the CPU in float32."""
+        unet = copy.deepcopy(self.unet).cpu()
+        self.ema_into(unet)
+        return JointDiffusionPipeline.build(
+            unet.eval(),
+            self.diffusion,
+            b=self.data.b,
+            size_px=self.data.images.shape[-1],
+            class_table=self.data.class_table,
+            bands=self.data.bands,
+            value_range=self.data.value_range,
+        )
+
+    def ema_into(self, unet: JointUNet) -> None:
+        unet.load_state_dict({name: value.cpu() for name, value in self.ema.state().items()})

@@ -1,0 +1,125 @@
+"""From noise to pairs: the reverse process under one of diffusers' schedulers.
+
+Image and label are stepped together as one state ``[x, y]`` by a scheduler that is given clean predictions: of the
+image from v or x0, of the label as ``b * (2 softmax - 1)``. The noise of sample ``i`` comes from (seed, i) alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from dakter import rng
+from dakter.config import Config, setting
+from dakter.diffusion.balance import probabilities, reenter
+from dakter.diffusion.loss import clean_image
+from dakter.diffusion.schedule import SchedulerName, continuous_t, set_steps
+
+
+class SamplerConfig(Config):
+    """How pairs are drawn."""
+
+    scheduler: SchedulerName = setting("dpmpp_2m", "solver: DPM-Solver++ (2M), DDIM or DDPM")
+    steps: int = setting(20, "network evaluations a sample; DDIM wants a divisor of diffusion.num_timesteps", ge=1)
+    micro_batch: int = setting(
+        16, "samples evaluated at a time; part of what decides a sample's bits", unit="samples", ge=1
+    )
+    precision: Literal["fp32", "bf16"] = setting("bf16", "number format of weights and activations")
+    clip: bool = setting(True, "clip clean image predictions to [-1, 1], the range that images have")
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """The network as a function from noisy pairs to clean predictions, in float32 outside and ``dtype`` inside."""
+
+    network: Callable[..., Any]
+    objective: str
+    label_loss: Literal["ce", "mse"]
+    b: float
+    device: torch.device
+    clip: bool = True
+    dtype: torch.dtype = torch.float32
+
+    def __call__(self, x: torch.Tensor, y: torch.Tensor, t_x: float, t_y: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Clean image ``(B, C, H, W)`` and soft label ``(B, K, H, W)``, float32; one pair of levels for all rows."""
+        levels_x = torch.full((len(x),), t_x, device=self.device)
+        levels_y = torch.full((len(x),), t_y, device=self.device)
+        out = self.network(x.to(self.dtype), y.to(self.dtype), levels_x, levels_y)
+        image = clean_image(out.image.float(), x, levels_x, self.objective)
+        return (image.clamp(-1, 1) if self.clip else image), probabilities(out.logits, self.label_loss)
+
+
+def reverse(
+    scheduler: Any,
+    steps: int,
+    state: torch.Tensor,
+    predict: Callable[[torch.Tensor, float], torch.Tensor],
+    generators: Sequence[torch.Generator],
+) -> torch.Tensor:
+    """Run ``state`` (pure noise) through ``steps`` evaluations of ``predict(state, t) -> clean``.
+
+    ``generators`` (CPU, one a row) feed schedulers that add noise on the way (DDPM).
+    """
+    levels = int(scheduler.config.num_train_timesteps)
+    for timestep in set_steps(scheduler, steps):
+        clean = predict(state, continuous_t(timestep, levels))
+        state = scheduler.step(clean, timestep, state, generator=list(generators)).prev_sample
+    return state
+
+
+def draw_pairs(
+    denoiser: Denoiser,
+    scheduler: Any,
+    steps: int,
+    *,
+    bands: int,
+    num_classes: int,
+    size_px: int,
+    seed: int,
+    indices: Sequence[int],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Samples of p(x, y) along t_x = t_y: images and the soft labels of the last evaluation."""
+    x = rng.normal((bands, size_px, size_px), seed, "sample/image", 0, indices)
+    y = rng.normal((num_classes, size_px, size_px), seed, "sample/label", 0, indices)
+    soft = torch.empty(0)
+
+    def predict(state: torch.Tensor, t: float) -> torch.Tensor:
+        nonlocal soft
+        image, soft = denoiser(state[:, :bands], state[:, bands:], t, t)
+        return torch.cat([image, reenter(soft, denoiser.b)], 1)
+
+    generators = [rng.torch_generator(seed, "sample/steps", 0, int(i)) for i in indices]
+    state = reverse(scheduler, steps, torch.cat([x, y], 1).to(denoiser.device), predict, generators)
+    return state[:, :bands], soft
+
+
+def draw_images(
+    denoiser: Denoiser,
+    scheduler: Any,
+    steps: int,
+    y_BKHW: torch.Tensor,
+    t_y: float,
+    *,
+    bands: int,
+    seed: int,
+    indices: Sequence[int],
+) -> torch.Tensor:
+    """Samples of p(x | y): ``y_BKHW`` is the label input at level ``t_y``, kept while the image is denoised."""
+    x = rng.normal((bands, *y_BKHW.shape[2:]), seed, "render/image", 0, indices).to(denoiser.device)
+    generators = [rng.torch_generator(seed, "render/steps", 0, int(i)) for i in indices]
+    return reverse(scheduler, steps, x, lambda state, t: denoiser(state, y_BKHW, t, t_y)[0], generators)
+
+
+def micro_batches(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Positions ``0 .. count - 1`` in groups of exactly ``size``, the last filled up with repeats: (positions, kept).
+
+    Matrix kernels are chosen by batch shape, so equal shapes are what makes a sample's bits independent of how many
+    samples are asked for.
+    """
+    for start in range(0, count, size):
+        kept = min(size, count - start)
+        yield np.minimum(np.arange(start, start + size), count - 1), kept

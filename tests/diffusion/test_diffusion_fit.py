@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import math
+import socket
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from diffusion_toys import TINY, TRAIN, kept_checkpoints, run_fit, toy_data, unpack
+from safetensors.torch import load_file, save_file
+
+from dakter.diffusion.fit import FitResult, checkpoint_pipeline, learning_rate
+from dakter.diffusion.schedule import DiffusionConfig
+from dakter.errors import ConfigError, ConflictError, DakterError, DataError, Stopped
+
+
+def _weights(result: FitResult) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in result.pipeline.unet.state_dict().items()}
+
+
+def _losses(result: FitResult) -> list[tuple[float, float, float]]:
+    return [(r["step"], r["image_loss"], r["label_loss"]) for r in result.history]
+
+
+def test_golden_losses_of_a_tiny_run() -> None:
+    result = run_fit(TRAIN)
+    found = np.array(_losses(result))
+    golden = np.array(GOLDEN)
+    assert np.allclose(found, golden, rtol=2e-3), found.tolist()
+    total = sum(float(value.double().abs().sum()) for value in _weights(result).values())
+    assert total == pytest.approx(GOLDEN_WEIGHTS, rel=2e-3)
+
+
+def test_learning_lowers_both_losses() -> None:
+    train = TRAIN.model_copy(update={"steps": 80, "batch_size": 8, "log_every": 20, "checkpoint_every": 1000})
+    history = run_fit(train, data=toy_data(unlabelled=False)).history
+    assert min(record["image_loss"] for record in history[2:]) < 0.95 * history[0]["image_loss"]
+    assert history[-1]["label_loss"] < 0.85 * history[0]["label_loss"]
+
+
+@pytest.mark.parametrize(
+    "diffusion",
+    [
+        {"objective": "x0", "min_snr_gamma": 5.0, "mode": "joint"},
+        {"label_loss": "mse", "b": 1.0, "mode": "joint"},
+    ],
+)
+def test_the_other_objectives_train_too(diffusion: dict[str, Any]) -> None:
+    result = run_fit(diffusion=DiffusionConfig.model_validate(diffusion), data=toy_data(unlabelled=False))
+    assert all(math.isfinite(record["loss"]) for record in result.history)
+    assert torch.allclose(
+        result.pipeline(batch_size=1, num_inference_steps=2).soft_labels.sum(1), torch.ones(1, 16, 16)
+    )
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    kept: list[dict[str, bytes]] = []
+    whole = run_fit(TRAIN, on_checkpoint=kept_checkpoints(kept))
+    assert len(kept) == 2  # after step 3, within a log window, and at the end
+    folder = unpack(kept[0], tmp_path / "at-3")
+    resumed = run_fit(TRAIN, resume=folder)
+    assert _losses(resumed) == _losses(whole)
+    for name, value in _weights(resumed).items():
+        assert torch.equal(value, _weights(whole)[name]), name
+    images = checkpoint_pipeline(unpack(kept[1], tmp_path / "at-6"))(batch_size=1, num_inference_steps=2).images
+    assert torch.equal(images, whole.pipeline(batch_size=1, num_inference_steps=2).images)
+
+
+def test_a_stop_is_obeyed_after_a_checkpoint(tmp_path: Path) -> None:
+    kept: list[dict[str, bytes]] = []
+    asked = iter([False, True])
+    with pytest.raises(Stopped, match="after step 2 of 6"):
+        run_fit(TRAIN, on_checkpoint=kept_checkpoints(kept), should_stop=lambda: next(asked))
+    resumed = run_fit(TRAIN, resume=unpack(kept[0], tmp_path / "at-2"))
+    assert _losses(resumed) == _losses(run_fit(TRAIN))
+
+
+def test_a_checkpoint_of_other_settings_or_data_is_refused(tmp_path: Path) -> None:
+    kept: list[dict[str, bytes]] = []
+    run_fit(TRAIN, on_checkpoint=kept_checkpoints(kept))
+    folder = unpack(kept[0], tmp_path / "at-3")
+    with pytest.raises(ConflictError, match=r"train\.learning_rate: 0\.003 stands, 0\.1 asked for"):
+        run_fit(TRAIN.model_copy(update={"learning_rate": 0.1}), resume=folder)
+    with pytest.raises(ConflictError, match=r"data\.sha256"):
+        run_fit(TRAIN, resume=folder, data=toy_data(unlabelled=False))
+    run_fit(TRAIN.model_copy(update={"log_every": 5}), resume=folder)  # decides nothing of the weights
+
+
+def test_a_loss_that_is_not_finite_stops_at_once() -> None:
+    with pytest.raises(DakterError, match=r"step 0.*learning_rate"):
+        run_fit(diffusion=DiffusionConfig(image_weight=1e38, label_weight=1e38))
+
+
+def test_unfit_data_is_refused() -> None:
+    data = toy_data()
+    wide = type(data)(
+        **{**vars(data), "images": np.zeros((7, 1, 16, 32), np.uint8), "labels": np.zeros((7, 16, 32), np.uint8)}
+    )
+    with pytest.raises(DataError, match="square"):
+        run_fit(data=wide)
+    with pytest.raises(ConfigError, match="multiples of 4 px"):
+        run_fit(data=toy_data(size=18))
+
+
+def test_learning_rate_warms_up_and_decays() -> None:
+    rates = [learning_rate(TRAIN, step) / TRAIN.learning_rate for step in range(TRAIN.steps)]
+    assert rates[:3] == pytest.approx([0.5, 1.0, 1.0])
+    assert all(a > b for a, b in pairwise(rates[2:]))
+
+
+def _train_rank(rank: int, world: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    calls: list[int] = []
+    train = TRAIN.model_copy(update={"steps": 4, "batch_size": 6})
+    result = run_fit(train, on_checkpoint=lambda path, metrics: calls.append(len(list(path.iterdir()))))
+    losses = torch.tensor(_losses(result), dtype=torch.float64)
+    save_file({**_weights(result), "losses": losses, "calls": torch.tensor(calls)}, f"{folder}/{rank}.safetensors")
+    dist.destroy_process_group()
+
+
+def test_two_workers_train_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    second_rank = mp.get_context("spawn").Process(target=_train_rank, args=(1, 2, port, str(tmp_path)))
+    second_rank.start()
+    try:
+        _train_rank(0, 2, port, str(tmp_path))
+        second_rank.join(120)
+    finally:
+        second_rank.kill()
+    first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
+    alone = run_fit(TRAIN.model_copy(update={"steps": 4, "batch_size": 6}))
+    assert (first.pop("calls").tolist(), second.pop("calls").tolist()) == ([4, 4], [0, 0])
+    assert torch.allclose(first.pop("losses"), torch.tensor(_losses(alone), dtype=torch.float64), rtol=1e-4)
+    second.pop("losses")
+    for name, value in _weights(alone).items():
+        assert torch.equal(first[name], second[name])
+        assert torch.allclose(first[name], value, rtol=1e-3, atol=2e-4), name
+
+
+def test_the_batch_must_divide_by_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 3)
+    with pytest.raises(ConfigError, match="multiple of 3 workers"):
+        run_fit(TRAIN, network=TINY)
+
+
+# (steps done, image loss, label loss) and the sum of all absolute weights, one thread, fp32
+GOLDEN = [(2, 0.866283, 0.680372), (4, 0.749858, 0.586827), (6, 0.564939, 0.523058)]
+GOLDEN_WEIGHTS = 1125.58758
