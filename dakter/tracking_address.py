@@ -1,0 +1,37 @@
+"""Which MLflow address a run uses, and whether anybody answers there."""
+
+from __future__ import annotations
+
+import os
+import urllib.error
+import urllib.request
+
+from dakter import storage
+from dakter.errors import ConfigError, StorageError
+
+
+def tracking_uri(given: str | None, out: str) -> str:
+    """``given``, else MLFLOW_TRACKING_URI, else a SQLite database below a local ``out``; ConfigError without any."""
+    uri = given or os.environ.get("MLFLOW_TRACKING_URI")
+    if uri:
+        return uri
+    if storage.is_remote(out):
+        raise ConfigError(
+            f"tracking.uri is null, MLFLOW_TRACKING_URI is unset and out is {out}; a SQLite database needs a local "
+            "folder: give --tracking.uri http://<mlflow server> (or sqlite:////abs/mlflow.db)"
+        )
+    return f"sqlite:///{storage.local_path(out).absolute()}/mlflow.db"
+
+
+def check_server(uri: str) -> None:
+    """MLflow's client retries for minutes before it says that nobody is there; this says so in seconds."""
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=15):
+            return
+    except urllib.error.HTTPError:
+        return  # it answers; an account may be needed, which the client brings
+    except (OSError, ValueError) as error:
+        raise StorageError(
+            f"tracking.uri {uri}: no MLflow server answers ({error}); start it, or correct tracking.uri or "
+            "MLFLOW_TRACKING_URI"
+        ) from error
