@@ -54,13 +54,13 @@ SECTIONS = (
 class Paths(Config):
     """Where each artefact stands; null means below ``out``."""
 
-    tiles: str | None = setting(None, "tile corpus (default: <out>/tiles)", unit="path or s3:// URL")
-    model: str | None = setting(None, "joint diffusion model (default: <out>/model)", unit="path or s3:// URL")
-    corpus: str | None = setting(None, "synthetic corpus (default: <out>/corpus)", unit="path or s3:// URL")
-    sweep: str | None = setting(None, "students of the sweep (default: <out>/sweep)", unit="path or s3:// URL")
-    evaluation: str | None = setting(None, "evaluation (default: <out>/evaluation)", unit="path or s3:// URL")
-    promotion: str | None = setting(None, "promotion decision (default: <out>/promotion)", unit="path or s3:// URL")
-    report: str | None = setting(None, "report.html and report.json (default: <out>/report)", unit="path or s3:// URL")
+    tiles: str | None = setting(None, "tile corpus; null: <out>/tiles", unit="path or s3:// URL")
+    model: str | None = setting(None, "joint diffusion model; null: <out>/model", unit="path or s3:// URL")
+    corpus: str | None = setting(None, "synthetic corpus; null: <out>/corpus", unit="path or s3:// URL")
+    sweep: str | None = setting(None, "students of the sweep; null: <out>/sweep", unit="path or s3:// URL")
+    evaluation: str | None = setting(None, "evaluation; null: <out>/evaluation", unit="path or s3:// URL")
+    promotion: str | None = setting(None, "promotion decision; null: <out>/promotion", unit="path or s3:// URL")
+    report: str | None = setting(None, "report.html and report.json; null: <out>/report", unit="path or s3:// URL")
 
 
 class JobSettings(Config):

@@ -35,10 +35,14 @@ class RayConfig(Config):
         None, "CPUs that a Ray started by the job itself offers; null: those of the machine", ge=1
     )
     train_workers: int = setting(1, "workers of diffusion training", ge=1)
-    generate_workers: int = setting(1, "sampling actors", ge=1)
-    trial_workers: int = setting(1, "trials of the sweep at a time", ge=1)
-    cpus_per_worker: int = setting(2, "CPUs, and torch threads, of one worker, actor or trial", ge=1)
-    gpus_per_worker: float = setting(0.0, "GPUs of one worker, actor or trial; a share packs several on one GPU", ge=0)
+    train_cpus: int = setting(2, "CPUs, and torch threads, of one of them", ge=1)
+    train_gpus: float = setting(0.0, "GPUs of one of them", ge=0)
+    generate_workers: int = setting(2, "sampling actors", ge=1)
+    generate_cpus: int = setting(1, "CPUs, and torch threads, of one of them; part of the corpus's identity", ge=1)
+    generate_gpus: float = setting(0.0, "GPUs of one of them", ge=0)
+    trial_workers: int = setting(2, "trials of the sweep, or final students, at a time", ge=1)
+    trial_cpus: int = setting(1, "CPUs, and torch threads, of one of them", ge=1)
+    trial_gpus: float = setting(0.0, "GPUs of one of them; a share packs several on one GPU", ge=0)
     max_failures: int = setting(3, "lost training workers that are made good from the last checkpoint", ge=0)
     start_timeout_s: int = setting(600, "how long to wait for the resources asked for before giving up", unit="s", ge=1)
 
@@ -68,7 +72,12 @@ def session(config: RayConfig) -> Iterator[Any]:
         yield ray
         return
     if own:
-        cpus = config.num_cpus or max(os.cpu_count() or 1, config.cpus_per_worker)
+        cpus = config.num_cpus or max(
+            os.cpu_count() or 1,
+            config.train_workers * config.train_cpus,
+            config.generate_workers * config.generate_cpus,
+            config.trial_workers * config.trial_cpus,
+        )
         # Bookkeeping, not pinning: two spare slots keep Ray Data from waiting for CPUs that its own actors hold.
         ray.init(
             _node_ip_address="127.0.0.1",

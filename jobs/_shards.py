@@ -216,8 +216,8 @@ def _dataset(ray: Any, factory: SamplerFactory, work: Work, config: RayConfig, d
             batch_size=1,
             # One task in an actor's hands: with more, the last shards wait behind a busy actor while others idle.
             compute=ActorPoolStrategy(size=min(config.generate_workers, number), max_tasks_in_flight_per_actor=1),
-            num_cpus=config.cpus_per_worker,
-            num_gpus=config.gpus_per_worker or None,
+            num_cpus=config.generate_cpus,
+            num_gpus=config.generate_gpus or None,
             fn_constructor_kwargs={"factory": factory, "work": work, "desk": desk},
         )
 

@@ -222,7 +222,7 @@ def run_trials(work: Work, ray_config: RayConfig, live: Live) -> list[dict[str, 
     base = storage.join(work.folder, "tune")
     base = base if storage.is_remote(base) else str(storage.local_path(base).absolute())
     trainable = tune.with_resources(
-        tune.with_parameters(trial, work=work), {"cpu": ray_config.cpus_per_worker, "gpu": ray_config.gpus_per_worker}
+        tune.with_parameters(trial, work=work), {"cpu": ray_config.trial_cpus, "gpu": ray_config.trial_gpus}
     )
     path = storage.join(base, work.arm)
     if tune.Tuner.can_restore(path):
@@ -361,7 +361,7 @@ def run_finals(finals: list[Final], ray_config: RayConfig, stop: Stop, done: Cal
         else:
             done(final)
     remote = ray.remote(train_final).options(
-        num_cpus=ray_config.cpus_per_worker, num_gpus=ray_config.gpus_per_worker, max_retries=2
+        num_cpus=ray_config.trial_cpus, num_gpus=ray_config.trial_gpus, max_retries=2
     )
     running: dict[Any, Final] = {}
     try:

@@ -93,9 +93,9 @@ def run(settings: DistillSettings, stop: Stop) -> Mapping[str, Any]:
             reader.url,
         )
         reference = ray.put(data)
-        gpu = settings.ray.gpus_per_worker > 0
+        gpu = settings.ray.trial_gpus > 0
         works = {
-            arm: Work(reference, settings.students, settings.sweep, arm, folder, settings.ray.cpus_per_worker, gpu)
+            arm: Work(reference, settings.students, settings.sweep, arm, folder, settings.ray.trial_cpus, gpu)
             for arm in ARMS
         }
         book = Book(tracker, sweep_id, parent.id, folder, data, manifest, identity, tiles.url, reader.url)

@@ -40,13 +40,13 @@ def _factory(settings: GenerateSettings) -> SamplerFactory:
         settings.sampler,
         settings.soft_label,
         settings.corpus.seed,
-        settings.ray.cpus_per_worker,
+        settings.ray.generate_cpus,
         _device(settings.ray),
     )
 
 
 def _device(ray: RayConfig) -> str:
-    return "cuda" if ray.gpus_per_worker else "cpu"
+    return "cuda" if ray.generate_gpus else "cpu"
 
 
 def run(settings: GenerateSettings, stop: Stop) -> Mapping[str, Any]:
@@ -120,7 +120,7 @@ def _make(
     progress = Progress(log, "generate", wanted * size, "samples", done=done)
     with session(settings.ray) as ray:
         stop.install()
-        needs = {"CPU": float(settings.ray.cpus_per_worker), "GPU": settings.ray.gpus_per_worker}
+        needs = {"CPU": float(settings.ray.generate_cpus), "GPU": settings.ray.generate_gpus}
         wait_for_resources(ray, needs, 1, timeout_s=settings.ray.start_timeout_s, stop=stop)
         left = list(todo)
         while left:
@@ -177,7 +177,7 @@ def plan(settings: GenerateSettings) -> Plan:
         reads=[f"model {settings.place('model')}"],
         computes=[
             f"{corpus.num_samples} pairs from corpus seed {corpus.seed}, less those that are committed",
-            f"by {ray.generate_workers} actors of {ray.cpus_per_worker} CPUs and {ray.gpus_per_worker:g} GPUs",
+            f"by {ray.generate_workers} actors of {ray.generate_cpus} CPUs and {ray.generate_gpus:g} GPUs",
         ],
         writes=[f"corpus {settings.place('corpus')}"],
     )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from ray_head import Head, start_head
 
 # One thread a process: tests run side by side with Ray's own processes on two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -39,3 +41,26 @@ def s3_bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     s3fs.S3FileSystem(use_listings_cache=False).mkdir(name)
     yield f"s3://{name}"
     s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(scope="session")
+def tiny_tiles(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """URL of the tile corpus of the preset ``tiny``: a few small simulated scenes in five classes."""
+    from jobs import _cli, prepare
+
+    out = tmp_path_factory.mktemp("tiny")
+    settings = _cli.resolve(prepare.PrepareSettings, preset="tiny", overrides={"out": str(out)})
+    prepare.run(settings, _cli.Stop())
+    return settings.place("tiles")
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL at which a corpus may be made: on the local disk, then on S3."""
+    return str(tmp_path / "corpus") if request.param == "local" else f"{request.getfixturevalue('s3_bucket')}/a/corpus"
+
+
+@pytest.fixture(scope="module")
+def ray_head() -> Iterator[Head]:
+    """A Ray head started from this checkout, as an operator does it; see tests/ray_head.py."""
+    yield from start_head()

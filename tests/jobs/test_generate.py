@@ -80,7 +80,7 @@ def settings(out: str | Path, **changes: Any) -> generate.GenerateSettings:
         "out": str(out),
         "corpus.num_samples": SAMPLES,
         "corpus.samples_per_shard": SHARD,
-        "ray.cpus_per_worker": 1,
+        "ray.generate_cpus": 1,
         **{key.replace("__", "."): value for key, value in changes.items()},
     }
     return _cli.resolve(generate.GenerateSettings, overrides=over)

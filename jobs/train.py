@@ -1,0 +1,292 @@
+"""Train the joint diffusion model of images and soft labels with Ray Train, from a tile corpus into a model folder."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dakter import config, storage
+from dakter.data.tiles import TileCorpus
+from dakter.diffusion.fit import TrainConfig, TrainingData, fit
+from dakter.diffusion.network import NetworkConfig
+from dakter.diffusion.pipeline import open_model, save_model
+from dakter.diffusion.schedule import DiffusionConfig
+from dakter.errors import ConflictError, DakterError, Stopped, StorageError
+from dakter.progress import Progress
+from jobs._cli import Job, JobSettings, Plan, Stop, main, setup_logging
+from jobs._ray import RayConfig, environment, session, wait_for_resources
+
+log = logging.getLogger("dakter.jobs.train")
+
+
+class TrainSettings(JobSettings):
+    """Sections that training reads."""
+
+    network: NetworkConfig = NetworkConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    train: TrainConfig = TrainConfig()
+    ray: RayConfig = RayConfig()
+
+
+class Signals:
+    """A Ray actor that carries the driver's wish to stop to the workers, and the workers' start to the driver."""
+
+    def __init__(self) -> None:
+        self.stop = False
+        self.started = False
+
+    def request_stop(self) -> None:
+        self.stop = True
+
+    def poll(self) -> bool:
+        self.started = True
+        return self.stop
+
+    def has_started(self) -> bool:
+        return self.started
+
+
+def training_data(tiles: TileCorpus, diffusion: DiffusionConfig) -> TrainingData:
+    """Plain arrays of the train split (and the unlabelled images), with b from the train split unless it is set."""
+    train, unlabelled = tiles.read("train"), tiles.read("unlabelled")
+    manifest = tiles.manifest
+    from_data = manifest.b_rms if diffusion.b_variant == "rms" else manifest.b_std
+    return TrainingData(
+        images=train.images,
+        labels=train.labels,
+        unlabelled=unlabelled.images if len(unlabelled.images) else None,
+        class_table=manifest.class_table,
+        value_range=manifest.value_range,
+        bands=manifest.bands,
+        b=from_data if diffusion.b is None else diffusion.b,
+    )
+
+
+def identity(settings: TrainSettings, tiles_digest: str) -> dict[str, Any]:
+    """What makes a model another model; worker counts and log intervals do not."""
+    train = settings.train.dump()
+    for incidental in ("checkpoint_every", "log_every"):
+        train.pop(incidental, None)
+    return {
+        "network": settings.network.dump(),
+        "diffusion": settings.diffusion.dump(),
+        "train": train,
+        "tiles_digest": tiles_digest,
+    }
+
+
+def train_loop(parameters: dict[str, Any]) -> None:
+    """What every worker runs; rank 0 writes the model."""
+    import ray
+    import ray.train
+
+    settings = config.load(TrainSettings, parameters["settings"])
+    setup_logging(settings.log_level)
+    rank = ray.train.get_context().get_world_rank()
+    torch.set_num_threads(settings.ray.train_cpus)
+    tiles = TileCorpus.open(settings.place("tiles"))
+    progress: Progress | None = None
+    previous: tuple[float, bool] = (0.0, False)
+
+    def should_stop() -> bool:
+        nonlocal previous
+        now = time.monotonic()
+        if now - previous[0] > 2.0:  # a remote call a step would cost more than the step of a small network
+            previous = (now, bool(ray.get(parameters["signals"].poll.remote())))
+        return previous[1]
+
+    def on_checkpoint(folder: Path, metrics: dict[str, float]) -> None:
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(str(folder)))
+
+    def on_log(step: int, metrics: dict[str, float]) -> None:
+        nonlocal progress
+        if rank:
+            return
+        if progress is None:
+            start = max(0, step - settings.train.log_every)
+            progress = Progress(log, "train", settings.train.steps, "steps", done=start, every_s=5.0)
+        progress.advance(step - progress.done, f"loss {metrics['loss']:.4f}")
+
+    def run(resume: Path | None) -> None:
+        data = training_data(tiles, settings.diffusion)
+        result = fit(
+            settings.network,
+            settings.diffusion,
+            settings.train,
+            data,
+            resume=resume,
+            on_checkpoint=on_checkpoint,
+            on_log=on_log,
+            should_stop=should_stop,
+            device=str(ray.train.torch.get_device()),
+        )
+        if rank == 0:
+            record = {
+                "identity": identity(settings, tiles.manifest.digest),
+                "tiles_digest": tiles.manifest.digest,
+                "source": tiles.manifest.source,
+                "licence": tiles.manifest.licence,
+                "citation": tiles.manifest.citation,
+                "b": data.b,
+                "steps": result.steps,
+                "seconds": result.seconds,
+                "images_seen": result.steps * settings.train.batch_size,
+                "num_labelled": len(data.images),
+                "num_unlabelled": 0 if data.unlabelled is None else len(data.unlabelled),
+                "workers": ray.train.get_context().get_world_size(),
+                "device": str(ray.train.torch.get_device()),
+                "history": result.history,
+            }
+            save_model(result.pipeline, settings.place("model"), record)
+
+    should_stop()  # tells the driver that the worker has its resources
+    checkpoint = ray.train.get_checkpoint()
+    try:
+        if checkpoint is None:
+            run(None)
+        else:
+            with checkpoint.as_directory() as folder:
+                log.info("resuming from %s", Path(folder).name)
+                run(Path(folder))
+    except Stopped:
+        log.info("rank %d stopped after its checkpoint", rank)
+
+
+def _fit_in_thread(trainer: Any) -> tuple[threading.Thread, list[BaseException]]:
+    """Train beside the main thread, which keeps watch over signals and deadlines."""
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:  # handed to the main thread, which raises it
+            failures.append(error)
+
+    thread = threading.Thread(target=work, name="trainer", daemon=True)
+    thread.start()
+    return thread, failures
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The worker's own named error inside Ray's wrapping, if there is one."""
+    for worker_error in getattr(error, "worker_failures", {}).values():
+        inner = getattr(worker_error, "_base_exc", worker_error)
+        inner = getattr(inner, "cause", None) or inner
+        if isinstance(inner, DakterError):
+            return inner
+    return error
+
+
+def _figures(settings: TrainSettings, record: Mapping[str, Any], digest: str) -> dict[str, Any]:
+    last = record["history"][-1] if record["history"] else {}
+    return {
+        "model": settings.place("model"),
+        "model_digest": digest,
+        "b": record["b"],
+        "num_steps": record["steps"],
+        "num_labelled": record["num_labelled"],
+        "num_unlabelled": record["num_unlabelled"],
+        "train_seconds": record["seconds"],
+        "samples_per_second": record["images_seen"] / max(record["seconds"], 1e-9),
+        "last": last,
+    }
+
+
+def run(settings: TrainSettings, stop: Stop) -> dict[str, Any]:
+    """Train, or continue, or say that it is done."""
+    tiles = TileCorpus.open(settings.place("tiles"))
+    model = settings.place("model")
+    wanted = identity(settings, tiles.manifest.digest)
+    if storage.exists(storage.join(model, "model.json")):
+        opened = open_model(model)
+        different = config.differences(wanted, opened.record["identity"])
+        if different:
+            raise ConflictError(
+                f"{model}: holds a model trained with other settings; choose another --out or --paths.model, or remove "
+                "it. Different: " + "; ".join(different)
+            )
+        return {**_figures(settings, opened.record, opened.digest), "already_done": True}
+    storage.check_writable(model)
+    with session(settings.ray) as ray:
+        stop.install()
+        _train(settings, stop, ray, config.digest_json(wanted)[:12])
+    opened = open_model(model)
+    return _figures(settings, opened.record, opened.digest)
+
+
+def _train(settings: TrainSettings, stop: Stop, ray: Any, run_id: str) -> None:
+    import ray.train.torch as ray_torch
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+
+    setup = settings.ray
+    needs: dict[str, float] = {"CPU": setup.train_cpus}
+    if setup.train_gpus:
+        needs["GPU"] = setup.train_gpus
+    wait_for_resources(ray, needs, setup.train_workers, timeout_s=setup.start_timeout_s, stop=stop)
+    work = settings.place("model").rstrip("/") + ".checkpoints"
+    signals = ray.remote(num_cpus=0)(Signals).remote()
+    trainer = ray_torch.TorchTrainer(
+        train_loop,
+        train_loop_config={"settings": settings.dump(), "signals": signals},
+        scaling_config=ScalingConfig(
+            num_workers=setup.train_workers, use_gpu=setup.train_gpus > 0, resources_per_worker=needs
+        ),
+        torch_config=ray_torch.TorchConfig(backend="nccl" if setup.train_gpus else "gloo", timeout_s=120),
+        run_config=RunConfig(  # type: ignore[call-arg]  # its stub is the one of Ray 2.x's older Train
+            name=f"train-{run_id}",  # the same settings and data find their checkpoints again
+            storage_path=work if storage.is_remote(work) else os.path.abspath(storage.local_path(work)),
+            failure_config=FailureConfig(max_failures=settings.ray.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            worker_runtime_env={"env_vars": environment()},
+        ),
+    )
+    thread, failures = _fit_in_thread(trainer)
+    start, asked, started = time.monotonic(), False, False
+    while thread.is_alive():
+        thread.join(0.5)
+        if stop() and not asked:
+            asked = True
+            ray.get(signals.request_stop.remote())
+        started = started or ray.get(signals.has_started.remote())
+        if not started and time.monotonic() - start > setup.start_timeout_s:  # Ray itself would wait for ever
+            raise StorageError(
+                f"no training worker started within {setup.start_timeout_s} s; asked for {setup.train_workers} x "
+                f"{needs}, the cluster has {ray.cluster_resources()}; ask for less or raise ray.start_timeout_s"
+            )
+    if failures:
+        raise _cause(failures[0])
+    if not storage.exists(storage.join(settings.place("model"), "model.json")):
+        stop.requested = True  # every worker ended after a checkpoint: only a wish to stop does that
+        stop.check(f"checkpoints are in {work}")
+    storage.remove_folder(work)
+
+
+def plan(settings: TrainSettings) -> Plan:
+    """For --dry-run."""
+    train, setup = settings.train, settings.ray
+    return Plan(
+        reads=[f"tile corpus {settings.place('tiles')} (train and unlabelled alone)"],
+        computes=[
+            f"{train.steps} steps of {train.batch_size} on {setup.train_workers} worker(s), each with "
+            f"{setup.train_cpus} CPU(s) and {setup.train_gpus:g} GPU(s)"
+        ],
+        writes=[
+            f"model {settings.place('model')}",
+            f"checkpoints {settings.place('model')}.checkpoints, removed at the end",
+        ],
+    )
+
+
+JOB = Job("train", "Train the joint diffusion model of SAR images and soft labels.", TrainSettings, run, plan)
+
+if __name__ == "__main__":
+    from jobs.train import JOB  # its importable self: classes in __main__ do not pickle for Ray
+
+    raise SystemExit(main(JOB))

@@ -1,0 +1,58 @@
+"""Every preset loads in every job, and those for GPUs really step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dakter.diffusion.fit import TrainingData, fit
+from dakter.schema import OSD, SOS
+from jobs import _cli, pipeline
+
+GPU = [name for name in _cli.presets() if name.endswith("-gpu")]
+
+
+@pytest.mark.parametrize("name", _cli.presets())
+def test_every_preset_loads_in_every_job(name: str) -> None:
+    settings = _cli.resolve(pipeline.PipelineSettings, preset=name)
+    assert settings.out == f"runs/{name}"
+    for job in (*pipeline.STAGES, pipeline.JOB):
+        assert job.plan(pipeline.stage_settings(job, settings)).writes
+
+
+def test_there_are_gpu_presets() -> None:
+    assert {"osd-256-gpu", "sos-256-gpu"} <= set(GPU)
+
+
+@pytest.mark.parametrize("name", GPU)
+def test_a_gpu_preset_takes_two_steps_on_a_cpu(name: str, tmp_path: Path) -> None:
+    settings = _cli.resolve(
+        pipeline.PipelineSettings,
+        preset=name,
+        overrides={"train.steps": 2, "train.batch_size": 2, "train.warmup_steps": 1, "train.log_every": 1},
+    )
+    table, size = (OSD if settings.data.source == "osd" else SOS), settings.tiles.size_px
+    rng = np.random.default_rng(0)
+    data = TrainingData(
+        images=rng.integers(0, 256, (4, 1, size, size), dtype=np.uint8),
+        labels=rng.integers(0, len(table), (4, size, size), dtype=np.uint8),
+        unlabelled=None,
+        class_table=table,
+        value_range=(0.0, 255.0),
+        bands=("VV",),
+        b=0.4,
+    )
+    result = fit(
+        settings.network,
+        settings.diffusion,
+        settings.train,
+        data,
+        resume=None,
+        on_checkpoint=lambda folder, metrics: None,
+        on_log=lambda step, metrics: None,
+        should_stop=lambda: False,
+    )
+    assert result.steps == 2
+    assert all(np.isfinite(row["loss"]) for row in result.history)
