@@ -81,7 +81,7 @@ def session(config: RayConfig) -> Iterator[Any]:
         # Bookkeeping, not pinning: two spare slots keep Ray Data from waiting for CPUs that its own actors hold.
         ray.init(
             _node_ip_address="127.0.0.1",
-            include_dashboard=False,
+            include_dashboard=True,
             num_cpus=cpus + 2,
             log_to_driver=True,
             configure_logging=False,

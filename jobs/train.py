@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import statistics
 import threading
 import time
 from collections.abc import Mapping
@@ -137,7 +138,6 @@ def train_loop(parameters: dict[str, Any]) -> None:
                 "b": data.b,
                 "steps": result.steps,
                 "seconds": result.seconds,
-                "images_seen": result.steps * settings.train.batch_size,
                 "num_labelled": len(data.images),
                 "num_unlabelled": 0 if data.unlabelled is None else len(data.unlabelled),
                 "workers": ray.train.get_context().get_world_size(),
@@ -185,7 +185,6 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _figures(settings: TrainSettings, record: Mapping[str, Any], digest: str) -> dict[str, Any]:
-    last = record["history"][-1] if record["history"] else {}
     return {
         "model": settings.place("model"),
         "model_digest": digest,
@@ -194,8 +193,8 @@ def _figures(settings: TrainSettings, record: Mapping[str, Any], digest: str) ->
         "num_labelled": record["num_labelled"],
         "num_unlabelled": record["num_unlabelled"],
         "train_seconds": record["seconds"],
-        "samples_per_second": record["images_seen"] / max(record["seconds"], 1e-9),
-        "last": last,
+        "samples_per_second": statistics.median(row["samples_per_second"] for row in record["history"]),
+        "last": record["history"][-1],
     }
 
 

@@ -92,7 +92,7 @@ def test_a_failed_write_leaves_the_old_object_and_no_litter(tmp_path: Path, monk
     def broken(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(storage.os, "fsync", broken)
+    monkeypatch.setattr("os.fsync", broken)
     with pytest.raises(StorageError, match="free some space"):
         storage.put(url, b"new")
     assert storage.read_bytes(url) == b"old"

@@ -1,0 +1,101 @@
+"""Jobs through ``ray job submit`` against a real head, with model and corpus on S3, in both forms."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ray_head import ROOT, Head
+
+from dakter import storage
+from dakter.corpus.reader import CorpusReader
+from dakter.diffusion.fit import TrainConfig, TrainingData, fit
+from dakter.diffusion.network import NetworkConfig
+from dakter.diffusion.pipeline import save_model
+from dakter.diffusion.schedule import DiffusionConfig
+from dakter.schema import SOS
+from jobs import pipeline
+
+
+def documented(bucket: str) -> dict[str, str]:
+    """The variables that a user sets for S3; nothing else of this process's environment goes with a job."""
+    assert bucket.startswith("s3://")
+    names = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION")
+    return {name: os.environ[name] for name in names}
+
+
+def put_tiny_model(url: str) -> None:
+    """A model of two training steps."""
+    rng = np.random.default_rng(0)
+    data = TrainingData(
+        images=rng.integers(0, 256, (8, 1, 16, 16), dtype=np.uint8),
+        labels=rng.integers(0, 2, (8, 16, 16), dtype=np.uint8),
+        unlabelled=None,
+        class_table=SOS,
+        value_range=(0.0, 255.0),
+        bands=("VV",),
+        b=0.4,
+    )
+    result = fit(
+        NetworkConfig(widths=(8, 8), blocks=(1, 1)),
+        DiffusionConfig(),
+        TrainConfig(steps=2, batch_size=4, warmup_steps=1, precision="fp32"),
+        data,
+        resume=None,
+        on_checkpoint=lambda folder, metrics: None,
+        on_log=lambda step, metrics: None,
+        should_stop=lambda: False,
+    )
+    save_model(result.pipeline, url, {"identity": {}, "b": 0.4})
+
+
+@pytest.mark.parametrize("form", ["working-dir", "bare"])
+def test_generate_by_job_submit_writes_to_s3(form: str, ray_head: Head, s3_bucket: str, tmp_path: Path) -> None:
+    put_tiny_model(f"{s3_bucket}/model")
+    entrypoint = ["python", "jobs/generate.py", "--out", f"{s3_bucket}/run", "--paths.model", f"{s3_bucket}/model"]
+    entrypoint += ["--sampler.steps", "2", "--sampler.micro_batch", "8", "--sampler.precision", "fp32"]
+    entrypoint += ["--corpus.num_samples", "16", "--corpus.samples_per_shard", "8", "--ray.generate_workers", "1"]
+    if form == "working-dir":
+        done = ray_head.submit(*entrypoint, cwd=ROOT, working_dir=True, env=documented(s3_bucket))
+    else:
+        done = ray_head.submit(*entrypoint, cwd=tmp_path, working_dir=False, env=documented(s3_bucket))
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert "generate 16/16 (100 %)" in done.stdout, "progress shows in the job's log"
+    reader = CorpusReader(f"{s3_bucket}/run/corpus")
+    images, soft = reader.sample(list(range(16)))
+    assert reader.num_samples == 16
+    assert images.shape == (16, 1, 16, 16)
+    assert (soft.astype(int).sum(1) == 255).all()
+    assert storage.read_json(f"{s3_bucket}/run/stages/generate.json")["figures"]["num_samples"] == 16
+    assert "testing" not in done.stdout.replace("dakter-testing", ""), "no credential in the job's log"
+
+
+def test_a_job_that_fails_says_so(ray_head: Head, s3_bucket: str) -> None:
+    done = ray_head.submit(
+        "python",
+        "jobs/generate.py",
+        "--out",
+        f"{s3_bucket}/none",
+        cwd=ROOT,
+        working_dir=True,
+        env=documented(s3_bucket),
+    )
+    assert done.returncode == 1
+    assert f"{s3_bucket}/none/model" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_every_stage_by_job_submit_on_s3(ray_head: Head, s3_bucket: str, tmp_path: Path) -> None:
+    tracking = f"sqlite:///{tmp_path}/mlflow.db"
+    for job in pipeline.STAGES:
+        entrypoint = ["python", f"jobs/{job.name}.py", "--preset", "tiny", "--out", f"{s3_bucket}/run"]
+        if job.name in ("distill", "promote"):
+            entrypoint += ["--tracking.uri", tracking]
+        done = ray_head.submit(*entrypoint, cwd=ROOT, working_dir=True, env=documented(s3_bucket))
+        refused = job.name == "promote" and done.returncode == 1
+        assert done.returncode == 0 or refused, done.stdout[-4000:] + done.stderr[-2000:]
+    decision = storage.read_json(f"{s3_bucket}/run/promotion/decision.json")
+    assert decision["reasons"], "what was decided stands in a file, since a submitted job shows only 0 or 1"
