@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -76,7 +77,10 @@ def _explain(cls: type[Config], item: Any) -> str:
         hint = f"did you mean {near[0]}?" if near else "--help lists every setting"
         return f"unknown setting {key} (value {item['input']!r}); {hint}"
     expected = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return f"setting {key} is {item['input']!r}; expected {expected}. Change it, or leave it out for the default"
+    shown = repr(item["input"])
+    if "password" in expected:  # an address with a password in it must not reach a log
+        shown = "not shown"
+    return f"setting {key} is {shown}; expected {expected}. Change it, or leave it out for the default"
 
 
 @dataclass(frozen=True)
@@ -142,14 +146,17 @@ def nest(key: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-def parse_value(key: str, text: str) -> Any:
-    """A flag's text as YAML: ``64``, ``true``, ``[1, 2]``, ``null``, ``word``; 1e-4 is a number, as people mean it."""
-    try:
-        return float(text) if "e" in text.lower() else yaml.safe_load(text)
-    except ValueError:
-        pass
-    except yaml.YAMLError as error:
-        raise ConfigError(f"setting {key} is {text!r}; expected a YAML value such as 64, true or [1, 2]") from error
+def parse_value(key: str, text: str, kind: str = "") -> Any:
+    """A flag's text by the setting's type (``Flag.type_name``).
+
+    Text settings take it as it is (``null`` for none where allowed); others as YAML: ``64``, ``true``, ``[1, 2]``,
+    ``null``; 1e-4 is a number, as people mean it.
+    """
+    if kind in ("str", "str | None"):
+        return None if text == "null" and kind != "str" else text
+    with suppress(ValueError):
+        if "e" in text.lower():
+            return float(text)
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -33,6 +33,11 @@ def local_path(url: str) -> Path:
     return Path(url.removeprefix("file://"))
 
 
+def absolute(url: str) -> str:
+    """A local path made absolute, since Ray's workers stand in other folders; a URL as it is."""
+    return url if is_remote(url) else str(local_path(url).absolute())
+
+
 def join(url: str, *parts: str) -> str:
     """``join("s3://b/x", "y")`` is ``s3://b/x/y``."""
     return "/".join([url.rstrip("/"), *(part.strip("/") for part in parts)])

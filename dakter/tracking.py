@@ -18,11 +18,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import field_validator
+
 from dakter import storage
 from dakter.config import Config, setting
 from dakter.errors import ConfigError, ConflictError, IntegrityError
 from dakter.registry import PACKAGE_TAG, Registry, Version, code, version_of
-from dakter.tracking_address import check_server, tracking_uri
+from dakter.tracking_address import check_no_password, check_server, tracking_uri
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +44,8 @@ class TrackingConfig(Config):
         "MLflow tracking and registry address (http(s)://, sqlite:///, postgresql://); null: MLFLOW_TRACKING_URI, "
         "else a SQLite database below a local out",
     )
+    _no_password = field_validator("uri")(check_no_password)
+
     experiment: str = setting("dakter", "experiment that holds the runs", min_length=1)
     model_name: str = setting(
         "dakter-segmenter", "registered model whose versions are promoted", pattern=r"^[A-Za-z0-9_.\-]{1,200}$"
@@ -347,7 +351,7 @@ def _save_pt2(
 def _mlflow() -> ModuleType:
     """Import MLflow: usage reports off (a user's own choice stays) and nothing unpickled when a model is loaded."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     import mlflow
     import mlflow.artifacts
     import mlflow.pytorch

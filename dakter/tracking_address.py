@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import urllib.error
+import urllib.parse
 import urllib.request
 
 from dakter import storage
@@ -23,6 +24,22 @@ def tracking_uri(given: str | None, out: str) -> str:
     return f"sqlite:///{storage.local_path(out).absolute()}/mlflow.db"
 
 
+def check_no_password(uri: str | None) -> str | None:
+    """``uri`` itself; ValueError if it holds a password, since settings are written into records and reports."""
+    if uri and urllib.parse.urlsplit(uri).password:
+        raise ValueError(
+            "an address without a password: use MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, PGPASSWORD or "
+            "~/.pgpass"
+        )
+    return uri
+
+
+def _public(uri: str) -> str:
+    """``uri`` without user and password, for messages."""
+    parts = urllib.parse.urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
 def check_server(uri: str) -> None:
     """MLflow's client retries for minutes before it says that nobody is there; this says so in seconds."""
     try:
@@ -32,6 +49,6 @@ def check_server(uri: str) -> None:
         return  # it answers; an account may be needed, which the client brings
     except (OSError, ValueError) as error:
         raise StorageError(
-            f"tracking.uri {uri}: no MLflow server answers ({error}); start it, or correct tracking.uri or "
+            f"tracking.uri {_public(uri)}: no MLflow server answers ({error}); start it, or correct tracking.uri or "
             "MLFLOW_TRACKING_URI"
         ) from error

@@ -6,12 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
-
 from dakter.data.tiles import TilesManifest
 from dakter.progress import Progress
+from dakter.report.grids import predictions_figure
 from dakter.students.search import Arm
 from dakter.tracking import TrackedRun, Tracker
 from jobs._sweep import METRIC, SweepData, read_preview
@@ -112,19 +109,3 @@ class ArmBook:
         self.book.picture(run, f"{self.arm}-{trial_id}")
         run.end("FINISHED" if good else "FAILED")
         self.progress.advance()
-
-
-def predictions_figure(
-    images: np.ndarray, labels: np.ndarray, predictions: np.ndarray, colours: tuple[str, ...]
-) -> Figure:
-    """Rows image, label, prediction; a column each val image. Stored (n, C, H, W), maps (n, H, W); ignored is grey."""
-    palette = np.full((256, 3), 0.5)
-    palette[: len(colours)] = [to_rgb(colour) for colour in colours]
-    grey = images[:, 0].astype(np.float64)[..., None].repeat(3, -1) / np.iinfo(images.dtype).max
-    rows = {"image": grey, "label": palette[labels], "prediction": palette[predictions]}
-    figure = Figure(figsize=(2.0 * len(images), 6.4), layout="constrained")
-    for axes, (name, row) in zip(figure.subplots(3, 1), rows.items(), strict=True):
-        axes.imshow(np.concatenate(list(row), axis=1), interpolation="nearest")
-        axes.set_title(name)
-        axes.set_axis_off()
-    return figure

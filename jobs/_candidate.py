@@ -68,7 +68,7 @@ class Candidate:
             num_parameters=num_parameters(self.package) if own else None,
             rolled_back=rolled_back,
             scalars=scalars if own else {},
-            provenance={key: str(value) for key, value in self.identity.items() if key.endswith("_digest")},
+            provenance={key: str(value) for key, value in self.identity.items() if own and key.endswith("_digest")},
         )
 
 

@@ -24,7 +24,7 @@ from typing import Any, Generic, TypeVar
 
 from dakter import config, storage
 from dakter.config import Config, setting
-from dakter.errors import ConfigError, DakterError, Stopped
+from dakter.errors import ConfigError, DakterError, GateError, Stopped
 from dakter.progress import duration
 
 log = logging.getLogger("dakter.jobs")
@@ -180,6 +180,12 @@ def resolve(
     return config.load(settings, data)
 
 
+def anchored(settings: S) -> S:
+    """The same settings with every local place absolute: workers do not stand where the command was typed."""
+    places = {name: url and storage.absolute(url) for name, url in settings.paths.dump().items()}
+    return settings.model_copy(update={"out": storage.absolute(settings.out), "paths": Paths(**places)})
+
+
 def _read_file(file: str) -> dict[str, Any]:
     try:
         return config.read_yaml(storage.read_bytes(file).decode(), where=file)
@@ -266,12 +272,18 @@ def stage_record(job: Job[Any], settings: JobSettings, figures: Mapping[str, Any
 def execute(job: Job[S], settings: S, stop: Stop) -> dict[str, Any]:
     """Run a job and write its stage record; a run that found everything done keeps the earlier record."""
     start = time.monotonic()
-    figures = dict(job.run(settings, stop))
-    seconds = time.monotonic() - start
     where = storage.join(settings.out, "stages", f"{job.name}.json")
+    try:
+        figures = dict(job.run(settings, stop))
+    except GateError:  # a no is an outcome too: an earlier yes must not stay on record
+        storage.put_json(where, stage_record(job, settings, {"promoted": False}, time.monotonic() - start))
+        raise
+    seconds = time.monotonic() - start
     if figures.get("already_done") and storage.exists(where):
-        log.info("%s: already done, nothing to do", job.name)
-        return dict(storage.read_json(where))
+        earlier = dict(storage.read_json(where))
+        if earlier["settings"].get("paths") == settings.dump()["paths"]:  # else it tells of another artefact
+            log.info("%s: already done, nothing to do", job.name)
+            return earlier
     record = stage_record(job, settings, figures, seconds)
     storage.put_json(where, record)
     log.info("%s: done in %s", job.name, duration(seconds))
@@ -296,9 +308,13 @@ def main(job: Job[Any], argv: Sequence[str] | None = None) -> int:
     dry_run, as_json = options.pop("dry_run"), options.pop("json")
     setup_logging("INFO")
     try:
-        overrides = {key: config.parse_value(key, value) for key, value in options.items()}
+        kinds = {flag.key: flag.type_name for flag in config.flags(job.settings)}
+        overrides = {key: config.parse_value(key, value, kinds[key]) for key, value in options.items()}
         settings = resolve(job.settings, preset=preset, file=file, overrides=overrides)
+        settings = anchored(settings)
         logging.getLogger("dakter").setLevel(settings.log_level)
+        if dry_run and verb:
+            raise ConfigError(f"--dry-run plans the job itself; leave it out with {verb}, or leave out {verb}")
         if dry_run:
             print(_describe(job, settings))
             return 0
@@ -311,6 +327,9 @@ def main(job: Job[Any], argv: Sequence[str] | None = None) -> int:
     except DakterError as error:
         log.log(logging.WARNING if isinstance(error, Stopped) else logging.ERROR, "%s: %s", job.name, error)
         return error.exit_status
+    except FileNotFoundError as error:
+        log.error("%s: %s; check the path or bucket, or run the stage that makes it", job.name, error)
+        return 1
     except KeyboardInterrupt:
         log.warning("%s: stopped at once; what was committed is kept; the same command resumes", job.name)
         return 4

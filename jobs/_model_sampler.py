@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import tempfile
 import uuid
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +16,7 @@ from dakter.corpus.content import Content
 from dakter.diffusion.pipeline import open_model
 from dakter.diffusion.sampler import SamplerConfig
 from dakter.diffusion.softlabel import SoftLabelConfig
+from dakter.errors import IntegrityError
 
 
 class ModelSampler:
@@ -38,7 +37,13 @@ class ModelSampler:
         threads: int,
         device: str,
     ):
-        opened = open_model(_cached(url))
+        try:
+            opened = open_model(_cached(url))
+        except IntegrityError:  # a copy that lost files (folders for temporary files are swept) is fetched again
+            if not storage.is_remote(url):
+                raise
+            storage.remove_folder(_cached(url))
+            opened = open_model(_cached(url))
         self._pipeline = cast(Any, opened.pipeline)  # diffusers' base class is partly untyped
         self._settings, self._seed = (sampler, soft_label), seed
         self._threads, self._device, self._ready = threads, device, False
@@ -73,9 +78,11 @@ def _cached(url: str) -> str:
     if not storage.is_remote(url):
         return url
     digest = storage.read_json(storage.join(url, "model.json"))["digest"]
-    folder = Path(tempfile.gettempdir()) / f"dakter-{getpass.getuser()}" / "models" / str(digest)
+    folder = Path(tempfile.gettempdir()) / f"dakter-{os.getuid()}" / "models" / str(digest)
     if not folder.is_dir():
         fresh = storage.download_folder(url, folder.with_name(f"{digest}.{uuid.uuid4().hex}"))
-        with suppress(OSError):  # another worker of this machine was first
+        try:
             os.rename(fresh, folder)
+        except OSError:  # another worker of this machine was first
+            storage.remove_folder(str(fresh))
     return str(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import secrets
@@ -23,9 +24,10 @@ _FORWARDED = (
     "AWS_PROFILE",
     "AWS_CONFIG_FILE",
     "AWS_SHARED_CREDENTIALS_FILE",
-    "MLFLOW_TRACKING_URI",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
 )
-_FORWARDED_SECRET = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "MLFLOW_TRACKING_TOKEN")
 
 
 class RayConfig(Config):
@@ -66,6 +68,7 @@ def session(config: RayConfig) -> Iterator[Any]:
         if "RAY_AUTH_MODE" not in os.environ:  # an explicit choice, so that Ray writes no token file into HOME
             os.environ["RAY_AUTH_MODE"] = "token"
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths mean the same in the driver and in a trial
     import ray
 
     if ray.is_initialized():
@@ -87,7 +90,8 @@ def session(config: RayConfig) -> Iterator[Any]:
             configure_logging=False,
         )
     else:
-        ray.init(runtime_env={"env_vars": environment()}, log_to_driver=True)
+        more = environment()
+        ray.init(runtime_env={"env_vars": more} if more else None, log_to_driver=True)
     log.info("Ray %s: %s", ray.__version__, "on loopback, started by this job" if own else "joined the cluster")
     try:
         yield ray
@@ -132,5 +136,10 @@ def _totals(nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def environment() -> dict[str, str]:
-    """Variables of the driver that workers need (storage, tracking); never logged."""
-    return {name: os.environ[name] for name in (*_FORWARDED, *_FORWARDED_SECRET) if name in os.environ}
+    """Variables of the driver that workers need to reach storage and do not have by the submission; never logged.
+
+    A variable given both with ``ray job submit`` and here would make Ray refuse, and print both values.
+    """
+    submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
+    given = (submitted.get("runtime_env") or {}).get("env_vars") or {}
+    return {name: os.environ[name] for name in _FORWARDED if name in os.environ and name not in given}

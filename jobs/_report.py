@@ -56,8 +56,10 @@ def write_report(settings: JobSettings, stages: Sequence[str], settings_yaml: st
     tiles = TileCorpus.open(settings.place("tiles"))
     train, val = tiles.read("train"), tiles.read("val")
     reader = CorpusReader(settings.place("corpus"))
-    generated, soft = reader.sample(_spread(reader.num_samples, _SPECKLE))
-    shown = _spread(len(generated), _GALLERY)
+    some_shards = [reader.shards[i] for i in _spread(len(reader.shards), 4)]
+    pairs = [reader.read_shard(shard) for shard in some_shards]
+    generated, soft = (np.concatenate([pair[part][:_SPECKLE] for pair in pairs])[:_SPECKLE] for part in (0, 1))
+    shown = list(range(min(_GALLERY, len(generated))))
     real_gallery, names = _pictures([train, val])
     sweep = storage.read_json(storage.join(settings.place("sweep"), "sweep.json"))
     some = _spread(len(train.images), _SPECKLE)
@@ -76,7 +78,7 @@ def write_report(settings: JobSettings, stages: Sequence[str], settings_yaml: st
             real_gallery=real_gallery,
             real_names=names,
             generated_gallery=(generated[shown], soft[shown]),
-            generated_indices=[_spread(reader.num_samples, _SPECKLE)[i] for i in shown],
+            generated_indices=[some_shards[0] * reader.samples_per_shard + i for i in shown],
             predictions=_predictions(settings.place("sweep"), sweep, val),
             speckle=compare_speckle(
                 (train.images[some], train.labels[some]),

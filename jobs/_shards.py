@@ -178,20 +178,25 @@ def fan_out(
             rows.put(error)
 
     threading.Thread(target=consume, name="dakter-rows", daemon=True).start()
+    looked = time.monotonic()
     while True:
         try:
-            row = rows.get(timeout=_BEAT_S)
+            row, came = rows.get(timeout=_BEAT_S), True
         except queue.Empty:
+            row, came = None, False
+        if not came or time.monotonic() - looked > _BEAT_S:  # also while rows keep coming
+            looked = time.monotonic()
+            silence_s = 0.0
             try:
                 silence_s = ray.get(desk.watch.remote(should_stop()), timeout=30)
             except ray.exceptions.RayError as error:  # it restarts elsewhere
                 log.warning("no answer from the desk: %s", error)
-                continue
             if silence_s > stall_s:
                 raise StorageError(
                     f"no sampling actor gave a sign of life for {silence_s:.0f} s; look at the cluster (ray status), "
                     "or raise corpus.stall_s if one micro-batch may take that long"
-                ) from None
+                )
+        if not came:
             continue
         if row is None:
             return

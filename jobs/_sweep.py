@@ -204,6 +204,8 @@ def run_trials(work: Work, ray_config: RayConfig, live: Live) -> list[dict[str, 
 
     With several trials at a time their order, and so the proposals, depends on timing; one at a time repeats exactly.
 
+    Tune restores from pickles of its own below the sweep folder: keep that folder as private as the code.
+
     Returns:
         One table a trial: id, config, val_miou (its best), steps, stopped_early.
 
@@ -262,7 +264,8 @@ def _tune_config(work: Work, ray_config: RayConfig) -> Any:
     # The same seed for both arms; constant_liar keeps trials that run at the same time apart.
     sampler = optuna.samplers.TPESampler(
         seed=derive_seed(work.common.seed, "sweep/tpe") % 2**32,
-        n_startup_trials=max(len(points), min(10, work.sweep.num_trials // 2)),
+        # The first points fix the architecture alone, so TPE may propose the rest of some of them already.
+        n_startup_trials=search.startup_trials(work.sweep),
         constant_liar=True,
     )
     return tune.TuneConfig(
@@ -321,7 +324,7 @@ class Final:
 def train_final(final: Final) -> None:
     """Train and store one student of the final round."""
     work = final.work
-    # Both arms train with the same seeds, so that student k of one is paired with student k of the other.
+    # The same seeds for both arms, so that neither is luckier.
     result = work.fit(final.student, derive_seed(work.common.seed, "sweep/final", final.number), lambda now: None)
     best = result.best
     work.put_preview(final.id, best.predictions)

@@ -10,22 +10,22 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from dakter import storage
+from dakter import config, storage
 from dakter.config import load
 from dakter.corpus.reader import CorpusReader
 from dakter.data.tiles import Split, TileCorpus
-from dakter.errors import ConflictError, DataError, listing
+from dakter.errors import ConflictError, DataError, Stopped, listing
 from dakter.progress import Progress, duration
 from dakter.students import search, store
 from dakter.students.models import StudentConfig
 from dakter.students.search import ARMS, Arm, SweepConfig
 from dakter.students.train import LabelledArrays, StudentsConfig
-from dakter.tracking import Tracker, TrackingConfig
+from dakter.tracking import TrackedRun, Tracker, TrackingConfig
 from jobs._cli import Job, JobSettings, Plan, Stop, main
 from jobs._ray import RayConfig, session
 
@@ -71,8 +71,9 @@ def run(settings: DistillSettings, stop: Stop) -> Mapping[str, Any]:
         "sweep": settings.sweep.dump(),
     }
     sweep_id = _begin(folder, identity)
-    if storage.exists(storage.join(folder, "sweep.json")):
-        return {"already_done": True}
+    finished = storage.join(folder, "sweep.json")
+    if storage.exists(finished):
+        return {**storage.read_json(finished)["figures"], "already_done": True}
     if reader.num_samples == 0:
         raise DataError(f"{reader.url}: no committed sample; run jobs/generate.py first")
     search.check(settings.sweep, settings.students, bands=len(manifest.bands), size_px=manifest.tile_px)
@@ -80,7 +81,7 @@ def run(settings: DistillSettings, stop: Stop) -> Mapping[str, Any]:
     tracker = Tracker.open(settings.tracking, settings.out)
     parent = tracker.run(sweep_id, name="distill", tags={"dakter.stage": "distill"})
     parent.params({"students": settings.students.dump(), "sweep": settings.sweep.dump()})
-    with session(settings.ray) as ray:
+    with _ended(parent), session(settings.ray) as ray:
         stop.install()
         from jobs._book import Book
         from jobs._sweep import Final, SweepData, Work, run_finals
@@ -131,13 +132,12 @@ def run(settings: DistillSettings, stop: Stop) -> Mapping[str, Any]:
         for arm in ARMS
     }
     lineage = {key: identity[key] for key in ("tiles_digest", "corpus_digest", "model_digest")}
-    storage.put_json(
-        storage.join(folder, "sweep.json"),
-        {**lineage, "class_names": list(manifest.class_table.names), "run_id": parent.id, "arms": arms},
-    )
+    figures = _figures(arms, {arm: searches[arm]["seconds"] for arm in ARMS}, len(data.train.images))
     parent.metrics({f"{arm}/best_val_miou": arms[arm]["search"]["best_val_miou"] for arm in ARMS})
     parent.end()
-    return _figures(arms, {arm: searches[arm]["seconds"] for arm in ARMS}, len(data.train.images))
+    names = list(manifest.class_table.names)
+    storage.put_json(finished, {**lineage, "class_names": names, "run_id": parent.id, "arms": arms, "figures": figures})
+    return figures
 
 
 def _begin(folder: str, identity: Mapping[str, Any]) -> str:
@@ -147,7 +147,7 @@ def _begin(folder: str, identity: Mapping[str, Any]) -> str:
         storage.put_json_new(where, {**identity, "sweep_id": f"distill-{uuid.uuid4().hex}"})
     standing = dict(storage.read_json(where))
     sweep_id = str(standing.pop("sweep_id"))
-    differences = _differences(standing, identity)
+    differences = config.differences(identity, standing)
     if differences:
         raise ConflictError(
             f"{folder}: a sweep with other settings stands here:\n{listing(differences)}\n"
@@ -156,11 +156,14 @@ def _begin(folder: str, identity: Mapping[str, Any]) -> str:
     return sweep_id
 
 
-def _differences(standing: Any, wanted: Any, prefix: str = "") -> list[str]:
-    if isinstance(standing, Mapping) and isinstance(wanted, Mapping):
-        keys = sorted({*standing, *wanted})
-        return [line for key in keys for line in _differences(standing.get(key), wanted.get(key), f"{prefix}{key}.")]
-    return [] if standing == wanted else [f"{prefix.rstrip('.')} is {standing!r} there, {wanted!r} now"]
+@contextlib.contextmanager
+def _ended(run: TrackedRun) -> Iterator[None]:
+    """No run is left RUNNING by a failure or a stop; the same command sets it running again."""
+    try:
+        yield
+    except BaseException as error:
+        run.end("KILLED" if isinstance(error, Stopped | KeyboardInterrupt) else "FAILED")
+        raise
 
 
 def _arrays(split: Split) -> LabelledArrays:

@@ -6,7 +6,9 @@ import logging
 from typing import Any
 
 from dakter import config
-from dakter.errors import GateError
+from dakter.data.tiles import TileCorpus
+from dakter.errors import ConfigError, GateError
+from dakter.tracking_address import tracking_uri
 from jobs import distill, evaluate, generate, prepare, promote, train
 from jobs._cli import Job, Plan, Stop, execute, main
 from jobs._ray import session
@@ -36,12 +38,15 @@ def stage_settings(job: Job[Any], settings: PipelineSettings) -> Any:
 
 def run(settings: PipelineSettings, stop: Stop) -> dict[str, Any]:
     """Run the stages in order, each resuming where it stands; a challenger that loses is an outcome, not a failure."""
+    tracking_uri(settings.tracking.uri, settings.out)  # an address that is missing is told before hours are spent
     minutes: dict[str, float] = {}
     with session(settings.ray):
         stop.install()
         for number, job in enumerate(STAGES, 1):
             stop.check(f"stages before {job.name} are done")
             log.info("stage %d of %d: %s", number, len(STAGES), job.name)
+            if job is train.JOB:
+                _check_names(settings)
             try:
                 record = execute(job, stage_settings(job, settings), stop)
                 minutes[job.name] = round(record["seconds"] / 60, 2)
@@ -49,6 +54,16 @@ def run(settings: PipelineSettings, stop: Stop) -> dict[str, Any]:
                 log.info("the gate said no: %s", error)
     page = write_report(settings, [job.name for job in STAGES], settings.to_yaml())
     return {"report": page, "minutes": minutes}
+
+
+def _check_names(settings: PipelineSettings) -> None:
+    """Once the tiles tell the classes: floors by class name must name some, before they are needed hours later."""
+    table = TileCorpus.open(settings.place("tiles")).manifest.class_table
+    unknown = sorted(set(settings.promotion.min_class_iou) - set(table.names))
+    if unknown:
+        raise ConfigError(
+            f"setting promotion.min_class_iou names {', '.join(unknown)}; expected some of {', '.join(table.names)}"
+        )
 
 
 def plan(settings: PipelineSettings) -> Plan:

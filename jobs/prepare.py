@@ -51,6 +51,8 @@ def plan(settings: PrepareSettings) -> Plan:
     data, tiles, url = settings.data, settings.tiles, settings.place("tiles")
     if storage.exists(storage.join(url, "manifest.json")):
         return Plan([f"{url}/manifest.json"], ["nothing if the settings are the same: a corpus stands"], [])
+    if data.source != "simulate" and data.root is None:
+        return Plan([f"{data.source}: data.root is not set; give --data.root DIR"], ["nothing before that"], [url])
     offer = catalogue(data)
     counts = {split: sum(entry.split == split for entry in offer.entries) for split in SPLITS}
     reads = [f"{offer.title}: {'nothing on disk' if data.source == 'simulate' else data.root}"]

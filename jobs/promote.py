@@ -66,7 +66,8 @@ def promote(settings: PromoteSettings, stop: Stop, score_champion: Scorer = conf
                 decision = _decide(settings, tracker, candidate, version, champion, score_champion)
                 name = _document(settings, candidate, version, champion)
                 run.document(decision, name)
-                registry.tag_version(version, {DECISION_TAG: name})
+                if decision["promoted"]:  # a later no must not stand in for the yes that made it champion
+                    registry.tag_version(version, {DECISION_TAG: name})
             if champion is None or champion.number != version.number:
                 still_ours()
                 registry.set_alias("challenger", version)

@@ -9,20 +9,23 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 
 from dakter import config, storage
 from dakter.data.tiles import TileCorpus
-from dakter.diffusion.fit import TrainConfig, TrainingData, fit
+from dakter.diffusion.fit import TrainConfig, TrainingData, checkpoint_pipeline, fit
 from dakter.diffusion.network import NetworkConfig
 from dakter.diffusion.pipeline import open_model, save_model
 from dakter.diffusion.schedule import DiffusionConfig
-from dakter.errors import ConflictError, DakterError, Stopped, StorageError
+from dakter.errors import ConfigError, ConflictError, DakterError, DataError, IntegrityError, Stopped, StorageError
 from dakter.progress import Progress
+from dakter.report.grids import samples_figure
+from dakter.tracking import Tracker, TrackingConfig
 from jobs._cli import Job, JobSettings, Plan, Stop, main, setup_logging
-from jobs._ray import RayConfig, environment, session, wait_for_resources
+from jobs._ray import RayConfig, session, wait_for_resources
 
 log = logging.getLogger("dakter.jobs.train")
 
@@ -33,15 +36,16 @@ class TrainSettings(JobSettings):
     network: NetworkConfig = NetworkConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     train: TrainConfig = TrainConfig()
+    tracking: TrackingConfig = TrackingConfig()
     ray: RayConfig = RayConfig()
 
 
 class Signals:
-    """A Ray actor that carries the driver's wish to stop to the workers, and the workers' start to the driver."""
+    """A Ray actor that carries the driver's wish to stop to the workers, and their start and errors to the driver."""
 
     def __init__(self) -> None:
-        self.stop = False
-        self.started = False
+        self.stop, self.started = False, False
+        self.error: DakterError | None = None
 
     def request_stop(self) -> None:
         self.stop = True
@@ -52,6 +56,33 @@ class Signals:
 
     def has_started(self) -> bool:
         return self.started
+
+    def fail(self, error: DakterError) -> None:
+        self.error = error
+
+    def failure(self) -> DakterError | None:
+        return self.error
+
+
+class Book:
+    """What rank 0 tells the tracking server while it trains: curves, and a grid of samples at every checkpoint."""
+
+    def __init__(self, settings: TrainSettings, tiles: TileCorpus, run_id: str):
+        tracker = Tracker.open(settings.tracking, settings.out)
+        self.run = tracker.run(run_id, name="train", tags={"dakter.stage": "train"})
+        self.run.params({"network": settings.network.dump(), "train": settings.train.dump()})
+        self.run.dataset("tiles", tiles.url, tiles.manifest.digest, "train")
+        self.table = tiles.manifest.class_table
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.run.metrics({key: value for key, value in metrics.items() if key != "step"}, step=step)
+
+    def samples(self, folder: Path, step: int, device: str) -> None:
+        """Four pairs of the averaged weights in ``folder``: image, class map, the probability of each class."""
+        pairs = cast(Any, checkpoint_pipeline(folder)).to(device)(batch_size=4, num_inference_steps=10, seed=0)
+        images, soft = (np.asarray(part.float().cpu()) for part in (pairs.images, pairs.soft_labels))
+        figure = samples_figure(images, soft, self.table.names, self.table.colours)
+        self.run.figure(figure, f"samples-{step:07d}.png")
 
 
 def training_data(tiles: TileCorpus, diffusion: DiffusionConfig) -> TrainingData:
@@ -93,6 +124,8 @@ def train_loop(parameters: dict[str, Any]) -> None:
     rank = ray.train.get_context().get_world_rank()
     torch.set_num_threads(settings.ray.train_cpus)
     tiles = TileCorpus.open(settings.place("tiles"))
+    device = str(ray.train.torch.get_device())
+    book = Book(settings, tiles, parameters["run_id"]) if rank == 0 else None
     progress: Progress | None = None
     previous: tuple[float, bool] = (0.0, False)
 
@@ -104,6 +137,8 @@ def train_loop(parameters: dict[str, Any]) -> None:
         return previous[1]
 
     def on_checkpoint(folder: Path, metrics: dict[str, float]) -> None:
+        if book:
+            book.samples(folder, int(metrics["step"]), device)
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(str(folder)))
 
     def on_log(step: int, metrics: dict[str, float]) -> None:
@@ -113,6 +148,8 @@ def train_loop(parameters: dict[str, Any]) -> None:
         if progress is None:
             start = max(0, step - settings.train.log_every)
             progress = Progress(log, "train", settings.train.steps, "steps", done=start, every_s=5.0)
+        if book:
+            book.log(step, metrics)
         progress.advance(step - progress.done, f"loss {metrics['loss']:.4f}")
 
     def run(resume: Path | None) -> None:
@@ -126,7 +163,7 @@ def train_loop(parameters: dict[str, Any]) -> None:
             on_checkpoint=on_checkpoint,
             on_log=on_log,
             should_stop=should_stop,
-            device=str(ray.train.torch.get_device()),
+            device=device,
         )
         if rank == 0:
             record = {
@@ -141,10 +178,12 @@ def train_loop(parameters: dict[str, Any]) -> None:
                 "num_labelled": len(data.images),
                 "num_unlabelled": 0 if data.unlabelled is None else len(data.unlabelled),
                 "workers": ray.train.get_context().get_world_size(),
-                "device": str(ray.train.torch.get_device()),
+                "device": device,
                 "history": result.history,
             }
             save_model(result.pipeline, settings.place("model"), record)
+        if book:
+            book.run.end()
 
     should_stop()  # tells the driver that the worker has its resources
     checkpoint = ray.train.get_checkpoint()
@@ -157,6 +196,10 @@ def train_loop(parameters: dict[str, Any]) -> None:
                 run(Path(folder))
     except Stopped:
         log.info("rank %d stopped after its checkpoint", rank)
+        if book:
+            book.run.end("KILLED")
+    except (ConfigError, DataError, ConflictError, IntegrityError) as error:
+        ray.get(parameters["signals"].fail.remote(error))  # trying again would not help, so Ray is not told
 
 
 def _fit_in_thread(trainer: Any) -> tuple[threading.Thread, list[BaseException]]:
@@ -213,6 +256,9 @@ def run(settings: TrainSettings, stop: Stop) -> dict[str, Any]:
             )
         return {**_figures(settings, opened.record, opened.digest), "already_done": True}
     storage.check_writable(model)
+    tracker = Tracker.open(settings.tracking, settings.out)  # makes a fresh database once, before any worker needs it
+    tracking = settings.tracking.model_copy(update={"uri": tracker.uri})
+    settings = settings.model_copy(update={"tracking": tracking})
     with session(settings.ray) as ray:
         stop.install()
         _train(settings, stop, ray, config.digest_json(wanted)[:12])
@@ -230,28 +276,31 @@ def _train(settings: TrainSettings, stop: Stop, ray: Any, run_id: str) -> None:
         needs["GPU"] = setup.train_gpus
     wait_for_resources(ray, needs, setup.train_workers, timeout_s=setup.start_timeout_s, stop=stop)
     work = settings.place("model").rstrip("/") + ".checkpoints"
-    signals = ray.remote(num_cpus=0)(Signals).remote()
+    here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=True
+    )
+    signals = (
+        ray.remote(Signals).options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here).remote()
+    )
     trainer = ray_torch.TorchTrainer(
         train_loop,
-        train_loop_config={"settings": settings.dump(), "signals": signals},
+        train_loop_config={"settings": settings.dump(), "signals": signals, "run_id": f"train-{run_id}"},
         scaling_config=ScalingConfig(
             num_workers=setup.train_workers, use_gpu=setup.train_gpus > 0, resources_per_worker=needs
         ),
         torch_config=ray_torch.TorchConfig(backend="nccl" if setup.train_gpus else "gloo", timeout_s=120),
-        run_config=RunConfig(  # type: ignore[call-arg]  # its stub is the one of Ray 2.x's older Train
+        run_config=RunConfig(
             name=f"train-{run_id}",  # the same settings and data find their checkpoints again
             storage_path=work if storage.is_remote(work) else os.path.abspath(storage.local_path(work)),
             failure_config=FailureConfig(max_failures=settings.ray.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
-            worker_runtime_env={"env_vars": environment()},
         ),
     )
     thread, failures = _fit_in_thread(trainer)
-    start, asked, started = time.monotonic(), False, False
+    start, started = time.monotonic(), False
     while thread.is_alive():
         thread.join(0.5)
-        if stop() and not asked:
-            asked = True
+        if stop():  # every time: an actor that was restarted has forgotten it
             ray.get(signals.request_stop.remote())
         started = started or ray.get(signals.has_started.remote())
         if not started and time.monotonic() - start > setup.start_timeout_s:  # Ray itself would wait for ever
@@ -261,6 +310,9 @@ def _train(settings: TrainSettings, stop: Stop, ray: Any, run_id: str) -> None:
             )
     if failures:
         raise _cause(failures[0])
+    error = ray.get(signals.failure.remote())
+    if error is not None:
+        raise error
     if not storage.exists(storage.join(settings.place("model"), "model.json")):
         stop.requested = True  # every worker ended after a checkpoint: only a wish to stop does that
         stop.check(f"checkpoints are in {work}")
@@ -278,6 +330,7 @@ def plan(settings: TrainSettings) -> Plan:
         ],
         writes=[
             f"model {settings.place('model')}",
+            "curves and sample grids, on the tracking server",
             f"checkpoints {settings.place('model')}.checkpoints, removed at the end",
         ],
     )

@@ -26,7 +26,7 @@ from zarr.codecs import ZstdCodec
 from dakter import storage
 from dakter.config import Config, digest_json, setting
 from dakter.data.catalogue import SPLITS, TEST
-from dakter.errors import DataError, IntegrityError
+from dakter.errors import DataError, IntegrityError, StorageError
 from dakter.schema import IGNORE, ClassTable, check_images, check_labels, soft_from_stored
 
 SCHEMA_VERSION = 1
@@ -204,6 +204,12 @@ def read_arrays(url: str, split: str) -> dict[str, np.ndarray]:
         return {name: np.asarray(array[:]) for name, array in group.arrays()}
     # Codecs, zarr and storage each fail in their own way on damaged or missing bytes.
     except Exception as error:
+        if type(error).__module__.split(".")[0] in ("botocore", "aiobotocore", "aiohttp") or isinstance(
+            error, PermissionError | ConnectionError | TimeoutError
+        ):  # the way there is broken, not what stands there
+            raise StorageError(
+                f"{where}: reading failed ({error}); check the credentials, the network and AWS_ENDPOINT_URL"
+            ) from error
         raise IntegrityError(
             f"{where}: cannot be read ({type(error).__name__}: {error}); the corpus is damaged, remove it and run "
             "jobs/prepare.py again"

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -67,7 +68,7 @@ class TrainConfig(Config):
 
 @dataclass(frozen=True)
 class FitResult:
-    """``pipeline`` has the averaged weights; ``history`` holds a record every ``log_every`` steps."""
+    """``pipeline`` has the averaged weights; ``history`` a record every ``log_every`` steps; ``seconds`` spans restarts."""
 
     pipeline: JointDiffusionPipeline
     history: list[dict[str, float]]
@@ -117,7 +118,6 @@ def fit(
     trainer = _Trainer(network, diffusion, train, data, torch.device(device))
     if resume is not None:
         trainer.resume(resume)
-    started = time.monotonic()
     for batch in trainer.batches():
         trainer.advance(batch)
         record = trainer.log_if_due()
@@ -132,7 +132,7 @@ def fit(
                 on_checkpoint(Path(folder), trainer.latest())
         if stop and trainer.step < train.steps:
             raise Stopped(f"training stopped after step {trainer.step} of {train.steps}; the same command goes on")
-    return FitResult(trainer.pipeline(), trainer.history, trainer.step, time.monotonic() - started)
+    return FitResult(trainer.pipeline(), trainer.history, trainer.step, trainer.seconds())
 
 
 def checkpoint_pipeline(folder: Path) -> JointDiffusionPipeline:
@@ -151,6 +151,15 @@ def checkpoint_pipeline(folder: Path) -> JointDiffusionPipeline:
         bands=facts["bands"],
         value_range=facts["value_range"],
     )
+
+
+def _digest(data: TrainingData) -> str:
+    digest = hashlib.sha256()
+    for array in (data.images, data.labels, data.unlabelled):
+        if array is not None:
+            digest.update(f"{array.dtype}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 class _Trainer:
@@ -195,6 +204,8 @@ class _Trainer:
         )
         self.ema = Ema(self.unet, train.ema_decay)
         self.step, self.history = 0, list[dict[str, float]]()
+        self.began, self.seconds_before = time.monotonic(), 0.0
+        self.data_digest = _digest(data)
         self.sums = torch.zeros(2, dtype=torch.float64)  # image and label loss since the last record, all ranks
         self.window_steps, self.window_start, self.timed_steps = 0, time.monotonic(), 0
         self.model: nn.Module = self.unet
@@ -202,21 +213,20 @@ class _Trainer:
             ids = [device.index or 0] if device.type == "cuda" else None
             self.model = nn.parallel.DistributedDataParallel(self.unet, device_ids=ids)
 
+    def seconds(self) -> float:
+        """Of training so far, over all starts."""
+        return self.seconds_before + time.monotonic() - self.began
+
     def settings(self) -> dict[str, Any]:
         """What decides the weights: a checkpoint of other settings is not gone on from."""
         train = self.train.dump()
         for key in ("checkpoint_every", "log_every"):
             del train[key]
-        digest = hashlib.sha256()
-        for array in (self.data.images, self.data.labels, self.data.unlabelled):
-            if array is not None:
-                digest.update(f"{array.dtype}{array.shape}".encode())
-                digest.update(array.tobytes())
         return {
             "network": self.network_config.dump(),
             "diffusion": self.diffusion.dump(),
             "train": train,
-            "data": {"sha256": digest.hexdigest(), "b": self.data.b},
+            "data": {"sha256": self.data_digest, "b": self.data.b},
         }
 
     def facts(self) -> dict[str, Any]:
@@ -235,6 +245,7 @@ class _Trainer:
         self.unet.load_state_dict(checkpoint.tensors["network"])
         self.ema.load(checkpoint.tensors["ema"])
         self.step, self.history = int(state["step"]), list(state["history"])
+        self.seconds_before = float(state["seconds"])
         load_optimizer(self.optimizer, self.names, checkpoint.tensors["optimizer"], self.step)
         if self.rank == 0:
             self.sums = torch.tensor(state["window"]["sums"], dtype=torch.float64)
@@ -252,6 +263,7 @@ class _Trainer:
             "facts": self.facts(),
             "history": self.history,
             "window": {"sums": self.sums.tolist(), "steps": self.window_steps},
+            "seconds": self.seconds(),
             "world": self.world,
             "torch": torch.__version__,
         }

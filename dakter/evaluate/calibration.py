@@ -15,7 +15,7 @@ from scipy.optimize import minimize_scalar
 from dakter.errors import DataError
 from dakter.schema import IGNORE
 
-# Equal-width bins of class-wise ECE (METHOD: 15, stated).
+# Equal-width bins of class-wise ECE; 15, as is usual.
 NUM_BINS = 15
 # What float32 can tell from 0 beside 1: a confident error costs at most -log(1e-7) = 16.1 nats instead of infinity.
 FLOOR = 1e-7

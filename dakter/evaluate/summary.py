@@ -23,7 +23,7 @@ from dakter.evaluate.bootstrap import (
 from dakter.evaluate.scores import CLASS_SCORES, Scores, number, numbers
 
 CONTROL = "real"
-# The one contrast that is not corrected for looking at many (METHOD: one primary contrast).
+# The one contrast that is not corrected for looking at many.
 PRIMARY = ("distilled", "miou")
 
 

@@ -75,10 +75,9 @@ def _headline(inputs: ReportInputs) -> tuple[Outcome, str]:
             f"A gain is not shown: test mIoU is {distilled}\u202f% with generated pairs and {control}\u202f% without; "
             f"the difference of {gained} points has a {level(contrast)} interval of {interval}, which includes zero."
         )
-    verb = "raised" if side == "higher" else "lowered"
     return "gain" if side == "higher" else "loss", (
-        f"Generated pairs {verb} test mIoU from {control}\u202f% to {distilled}\u202f%: {gained} points "
-        f"({level(contrast)} interval {interval})."
+        f"In this run test mIoU is {distilled}\u202f% with generated pairs and {control}\u202f% without: {gained} "
+        f"points ({level(contrast)} interval {interval})."
     )
 
 

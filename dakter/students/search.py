@@ -111,6 +111,11 @@ def first_points(sweep: SweepConfig, seed: int) -> list[dict[str, Any]]:
     return [{"architecture": sweep.architectures[at]} for at in order][: sweep.num_trials]
 
 
+def startup_trials(sweep: SweepConfig) -> int:
+    """Trials before the sampler proposes from what it has seen; the starting points fix the architecture alone."""
+    return max(2, sweep.num_trials // 3)
+
+
 def rungs(sweep: SweepConfig, common: StudentsConfig) -> list[int]:
     """Steps at which trials are compared and stopped: evaluations at or just after grace_steps * factor^k."""
     found, milestone = [], float(sweep.grace_steps)

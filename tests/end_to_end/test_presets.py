@@ -9,6 +9,7 @@ import pytest
 
 from dakter.diffusion.fit import TrainingData, fit
 from dakter.schema import OSD, SOS
+from dakter.students.search import rungs, startup_trials
 from jobs import _cli, pipeline
 
 GPU = [name for name in _cli.presets() if name.endswith("-gpu")]
@@ -20,6 +21,13 @@ def test_every_preset_loads_in_every_job(name: str) -> None:
     assert settings.out == f"runs/{name}"
     for job in (*pipeline.STAGES, pipeline.JOB):
         assert job.plan(pipeline.stage_settings(job, settings)).writes
+
+
+@pytest.mark.parametrize("name", _cli.presets())
+def test_the_search_of_every_preset_is_one(name: str) -> None:
+    settings = _cli.resolve(pipeline.PipelineSettings, preset=name)
+    assert settings.sweep.num_trials > startup_trials(settings.sweep), "the sampler must get to propose"
+    assert rungs(settings.sweep, settings.students), "a trial can be stopped early"
 
 
 def test_there_are_gpu_presets() -> None:

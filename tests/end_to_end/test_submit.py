@@ -51,7 +51,7 @@ def put_tiny_model(url: str) -> None:
     save_model(result.pipeline, url, {"identity": {}, "b": 0.4})
 
 
-@pytest.mark.parametrize("form", ["working-dir", "bare"])
+@pytest.mark.parametrize("form", ["working-dir", "bare", "module"])
 def test_generate_by_job_submit_writes_to_s3(form: str, ray_head: Head, s3_bucket: str, tmp_path: Path) -> None:
     put_tiny_model(f"{s3_bucket}/model")
     entrypoint = ["python", "jobs/generate.py", "--out", f"{s3_bucket}/run", "--paths.model", f"{s3_bucket}/model"]
@@ -59,7 +59,10 @@ def test_generate_by_job_submit_writes_to_s3(form: str, ray_head: Head, s3_bucke
     entrypoint += ["--corpus.num_samples", "16", "--corpus.samples_per_shard", "8", "--ray.generate_workers", "1"]
     if form == "working-dir":
         done = ray_head.submit(*entrypoint, cwd=ROOT, working_dir=True, env=documented(s3_bucket))
-    else:
+    elif form == "module":  # wherever the head was started: its environment holds the project
+        entrypoint[1:2] = ["-m", "jobs.generate"]
+        done = ray_head.submit(*entrypoint, cwd=tmp_path, working_dir=False, env=documented(s3_bucket))
+    else:  # the head was started in a checkout, as in an image whose working folder is one
         done = ray_head.submit(*entrypoint, cwd=tmp_path, working_dir=False, env=documented(s3_bucket))
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert "generate 16/16 (100 %)" in done.stdout, "progress shows in the job's log"
@@ -92,7 +95,7 @@ def test_every_stage_by_job_submit_on_s3(ray_head: Head, s3_bucket: str, tmp_pat
     tracking = f"sqlite:///{tmp_path}/mlflow.db"
     for job in pipeline.STAGES:
         entrypoint = ["python", f"jobs/{job.name}.py", "--preset", "tiny", "--out", f"{s3_bucket}/run"]
-        if job.name in ("distill", "promote"):
+        if job.name in ("train", "distill", "promote"):
             entrypoint += ["--tracking.uri", tracking]
         done = ray_head.submit(*entrypoint, cwd=ROOT, working_dir=True, env=documented(s3_bucket))
         refused = job.name == "promote" and done.returncode == 1

@@ -63,7 +63,7 @@ def test_real_sos_packs_small_with_the_known_balance(tmp_path: Path) -> None:
     root = os.environ.get("DAKTER_SOS_ROOT")
     if not root:
         pytest.skip("DAKTER_SOS_ROOT is not set")
-    # b at 64 px as published with the method's notes for the full training set: .344 PALSAR, .413 Sentinel.
+    # b at 64 px as measured on the full training set: .344 PALSAR, .413 Sentinel.
     for sensor, b in (("palsar", 0.344), ("sentinel", 0.413)):
         out = tmp_path / sensor
         flags = ["--preset", "sos-64-pack", "--data.root", root, "--data.sensors", f"[{sensor}]", "--out", str(out)]
