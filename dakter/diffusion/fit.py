@@ -68,7 +68,7 @@ class TrainConfig(Config):
 
 @dataclass(frozen=True)
 class FitResult:
-    """``pipeline`` has the averaged weights; ``history`` a record every ``log_every`` steps; ``seconds`` spans restarts."""
+    """``pipeline`` has the averaged weights; ``history`` a record every ``log_every`` steps; ``seconds`` too."""
 
     pipeline: JointDiffusionPipeline
     history: list[dict[str, float]]
