@@ -19,6 +19,8 @@ log = logging.getLogger("dakter.jobs.ray")
 # What a worker needs from the driver's environment to reach the same storage and tracking server.
 _FORWARDED = (
     "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_CA_BUNDLE",
     "AWS_REGION",
     "AWS_DEFAULT_REGION",
     "AWS_PROFILE",

@@ -134,10 +134,15 @@ def verify(layout: Layout) -> dict[str, Any]:
     found: list[dict[str, Any]] = []
 
     def read(shard: int) -> Any:
-        return layout.read_json(layout.commit_key(shard))
+        try:
+            return layout.read_json(layout.commit_key(shard))
+        except IntegrityError as error:  # one broken record must not hide what else is wrong
+            return error
 
     for shard, record in zip(committed, _each(committed, read, _RECORDS_AT_ONCE), strict=True):
         try:
+            if isinstance(record, IntegrityError):
+                raise record
             check_record(layout, shard, record)
             found.append(record)
         except IntegrityError as error:

@@ -155,7 +155,13 @@ def _resembling(offer: Catalogue, data: DataConfig, tiles: TilesConfig, should_s
     """Near-duplicate pairs of the entries, after every file was read and found good."""
     if not isinstance(offer.loader, FileLoader):
         # Scenes of different indices are independent draws; a calm sea may still look like another.
-        _check_window(tiles, min(data.simulate.size_px, tiles.window_px or data.simulate.size_px))
+        scene_px = data.simulate.size_px
+        if tiles.window_px and tiles.window_px > scene_px:
+            raise ConfigError(
+                f"tiles.window_px is {tiles.window_px} with scenes of {scene_px} px; expected at most "
+                "data.simulate.size_px: lower it, or render larger scenes"
+            )
+        _check_window(tiles, tiles.window_px or scene_px)
         return np.empty((0, 2), np.int64)
     progress = Progress(log, "prepare: check", len(offer.entries), "images")
     found = list(_counted(parallel(offer.loader.inspect, offer.entries), progress, should_stop))
