@@ -19,6 +19,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata, resources
 from typing import Any, Generic, TypeVar
 
@@ -197,8 +198,10 @@ def _parser(job: Job[Any]) -> argparse.ArgumentParser:
     verbs = "".join(f"\n  {name:<12}{summary}" for name, (summary, _) in job.verbs.items())
     parser = argparse.ArgumentParser(
         prog=f"python jobs/{job.name}.py",
+        usage=f"python jobs/{job.name}.py {'[VERB] ' if job.verbs else ''}[--preset NAME] [--config FILE] [--dry-run] "
+        "[--json] [--TABLE.SETTING VALUE ...]",
         description=job.summary,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=34, width=110),
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
         epilog="The same command again resumes, or says that it is done.\n"

@@ -142,17 +142,17 @@ def train_loop(parameters: dict[str, Any]) -> None:
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(str(folder)))
 
     def on_log(step: int, metrics: dict[str, float]) -> None:
-        nonlocal progress
         if rank:
             return
-        if progress is None:
-            start = max(0, step - settings.train.log_every)
-            progress = Progress(log, "train", settings.train.steps, "steps", done=start, every_s=5.0)
         if book:
             book.log(step, metrics)
+        assert progress is not None
         progress.advance(step - progress.done, f"loss {metrics['loss']:.4f}")
 
     def run(resume: Path | None) -> None:
+        nonlocal progress
+        done = int(storage.read_json(str(resume / "state.json"))["step"]) if resume else 0
+        progress = Progress(log, "train", settings.train.steps, "steps", done=done)
         data = training_data(tiles, settings.diffusion)
         result = fit(
             settings.network,

@@ -81,6 +81,12 @@ def test_flag_text(text: str, value: object) -> None:
     assert config.parse_value("x", text) == value
 
 
+@pytest.mark.parametrize("text", ["2026-11-22", "20261122", "no", "runs/a #1"])
+def test_text_settings_take_text_as_it_is(text: str) -> None:
+    assert config.parse_value("out", text, "str") == text
+    assert config.parse_value("root", "null", "str | None") is None
+
+
 def test_flags_list_every_leaf_with_unit_and_default() -> None:
     flags = {flag.key: flag for flag in config.flags(Outer)}
     assert set(flags) == {"steps", "name", "inner.learning_rate", "inner.widths"}

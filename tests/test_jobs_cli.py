@@ -117,3 +117,28 @@ def test_a_verb_runs_instead_of_the_job(tmp_path: Path, capsys: pytest.CaptureFi
     assert _cli.main(toy(lambda settings, stop: {}), ["status", "--out", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"ok": str(tmp_path)}
     assert not (tmp_path / "stages").exists()
+
+
+def test_local_places_become_absolute_and_urls_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    seen: list[ToySettings] = []
+
+    def run(settings: ToySettings, stop: Stop) -> dict[str, Any]:
+        seen.append(settings)
+        return {}
+
+    assert _cli.main(toy(run), ["--out", "runs/a #1", "--paths.model", "s3://bucket/model"]) == 0
+    assert seen[0].out == str(tmp_path / "runs/a #1"), "workers stand in other folders; text is taken as it is"
+    assert seen[0].place("model") == "s3://bucket/model"
+    assert seen[0].place("corpus") == str(tmp_path / "runs/a #1/corpus")
+
+
+def test_a_record_of_another_artefact_is_replaced(tmp_path: Path) -> None:
+    arguments = ["--out", str(tmp_path), "--paths.model"]
+    _cli.main(toy(lambda settings, stop: {"steps": 1}), [*arguments, "a"])
+    _cli.main(toy(lambda settings, stop: {"steps": 2, "already_done": True}), [*arguments, "b"])
+    assert json.loads((tmp_path / "stages/toy.json").read_text())["figures"]["steps"] == 2
+
+
+def test_a_dry_run_of_a_verb_is_wrong_use(tmp_path: Path) -> None:
+    assert _cli.main(toy(lambda settings, stop: {}), ["status", "--out", str(tmp_path), "--dry-run"]) == 2

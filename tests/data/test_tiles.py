@@ -194,6 +194,8 @@ def test_nothing_is_magnified(tmp_path: Path) -> None:
         make(tmp_path / "out", folder(root), size_px=64)
     with pytest.raises(ConfigError, match="nothing is magnified"):
         make(tmp_path / "out", size_px=64)
+    with pytest.raises(ConfigError, match=r"tiles\.window_px is 512"):
+        make(tmp_path / "out", size_px=8, window_px=512)
 
 
 def test_leakage_reaches_the_manifest_and_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
