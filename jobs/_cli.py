@@ -52,6 +52,9 @@ SECTIONS = (
 )
 
 
+_REFUSED = {"promoted": False}  # figures of a promotion that the gate refused
+
+
 class Paths(Config):
     """Where each artefact stands; null means below ``out``."""
 
@@ -278,8 +281,9 @@ def execute(job: Job[S], settings: S, stop: Stop) -> dict[str, Any]:
     where = storage.join(settings.out, "stages", f"{job.name}.json")
     try:
         figures = dict(job.run(settings, stop))
-    except GateError:  # a no is an outcome too: an earlier yes must not stay on record
-        storage.put_json(where, stage_record(job, settings, {"promoted": False}, time.monotonic() - start))
+    except GateError:  # a no is an outcome too: an earlier yes must not stay on record, an earlier no may
+        if not storage.exists(where) or storage.read_json(where)["figures"] != _REFUSED:
+            storage.put_json(where, stage_record(job, settings, _REFUSED, time.monotonic() - start))
         raise
     seconds = time.monotonic() - start
     if figures.get("already_done") and storage.exists(where):

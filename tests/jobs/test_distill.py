@@ -149,7 +149,7 @@ def test_the_whole_job_is_stopped_resumed_and_then_done(sources: Mapping[str, st
         assert (Path(run.info.artifact_uri.removeprefix("file://")) / "predictions.png").stat().st_size > 1000
 
     assert JOB.run(settings, Stop())["already_done"]
-    with pytest.raises(ConflictError, match=r"students\.steps is 6 there, 8 now"):
+    with pytest.raises(ConflictError, match=r"students\.steps: 6 there, 8 asked for"):
         JOB.run(_settings(sources, tmp_path, **{"students.steps": 8}), Stop())
 
 
