@@ -32,7 +32,8 @@ from jobs.evaluate import confusion_of
 
 log = logging.getLogger("dakter.jobs.promote")
 
-DECISION_TAG = "dakter.decision"
+DECISION_TAG = "dakter.decision"  # document of the latest decision
+PROMOTED_TAG = "dakter.promoted_by"  # document of the decision that made it champion
 # (raw images float32 (B, C, H, W) -> probabilities float32 (B, K, H, W)), settings, model=name -> confusion, groups
 Scorer = Callable[..., tuple[np.ndarray, np.ndarray]]
 
@@ -66,8 +67,9 @@ def promote(settings: PromoteSettings, stop: Stop, score_champion: Scorer = conf
                 decision = _decide(settings, tracker, candidate, version, champion, score_champion)
                 name = _document(settings, candidate, version, champion)
                 run.document(decision, name)
-                if decision["promoted"]:  # a later no must not stand in for the yes that made it champion
-                    registry.tag_version(version, {DECISION_TAG: name})
+                # a later no must not stand in for the yes that made it champion
+                yes = {PROMOTED_TAG: name} if decision["promoted"] else {}
+                registry.tag_version(version, {DECISION_TAG: name, **yes})
             if champion is None or champion.number != version.number:
                 still_ours()
                 registry.set_alias("challenger", version)
@@ -232,7 +234,7 @@ def _standing(
     """The decision taken before on the same candidate, champion, test set and rules, or None."""
     name = _document(settings, candidate, version, champion)
     if champion is not None and champion.number == version.number:
-        name = version.tags.get(DECISION_TAG, name)  # of when it became champion, whatever the rules are now
+        name = version.tags.get(PROMOTED_TAG, name)  # of when it became champion, whatever the rules are now
     data = run.read(name)
     return None if data is None else dict(json.loads(data))
 
