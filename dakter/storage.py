@@ -53,7 +53,9 @@ def _named(url: str, doing: str) -> Iterator[None]:
     """Turn a library's error into one that names the URL and the remedy."""
     try:
         yield
-    except (FileNotFoundError, FileExistsError, StorageError):
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{url}: nothing is there ({doing})") from error
+    except (FileExistsError, StorageError):
         raise
     except PermissionError as error:
         raise StorageError(

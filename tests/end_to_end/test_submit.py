@@ -51,7 +51,7 @@ def put_tiny_model(url: str) -> None:
     save_model(result.pipeline, url, {"identity": {}, "b": 0.4})
 
 
-@pytest.mark.parametrize("form", ["working-dir", "bare", "module"])
+@pytest.mark.parametrize("form", ["working-dir", "bare", pytest.param("module", marks=pytest.mark.slow)])
 def test_generate_by_job_submit_writes_to_s3(form: str, ray_head: Head, s3_bucket: str, tmp_path: Path) -> None:
     put_tiny_model(f"{s3_bucket}/model")
     entrypoint = ["python", "jobs/generate.py", "--out", f"{s3_bucket}/run", "--paths.model", f"{s3_bucket}/model"]

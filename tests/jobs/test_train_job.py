@@ -31,6 +31,7 @@ def own_ray() -> Any:
 
 def settings(tiles: str, out: Path, **changes: Any) -> train.TrainSettings:
     over = {"out": str(out), "paths.tiles": tiles, "ray.train_cpus": 1, "train.precision": "fp32"}
+    over |= {"train.steps": 300, "train.checkpoint_every": 20}  # long enough to be disturbed on the way
     over["tracking.uri"] = f"sqlite:///{Path(tiles).parent}/mlflow.db"
     return _cli.resolve(
         train.TrainSettings, preset="tiny", overrides=over | {k.replace("__", "."): v for k, v in changes.items()}
