@@ -54,6 +54,7 @@ def test_exit_statuses(run: Any) -> None:
     assert statuses["promote again"] == (0 if decision["promoted"] else 3)
 
 
+@pytest.mark.slow
 def test_the_same_command_again_changes_nothing(run: Any) -> None:
     *_, before, after = run
     assert before == after

@@ -75,6 +75,7 @@ def test_generate_by_job_submit_writes_to_s3(form: str, ray_head: Head, s3_bucke
     assert "testing" not in done.stdout.replace("dakter-testing", ""), "no credential in the job's log"
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_says_so(ray_head: Head, s3_bucket: str) -> None:
     done = ray_head.submit(
         "python",
