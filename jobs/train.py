@@ -16,6 +16,7 @@ import torch
 
 from dakter import config, storage
 from dakter.data.tiles import TileCorpus
+from dakter.diffusion.balance import chosen_b
 from dakter.diffusion.fit import TrainConfig, TrainingData, checkpoint_pipeline, fit
 from dakter.diffusion.network import NetworkConfig
 from dakter.diffusion.pipeline import open_model, save_model
@@ -89,7 +90,6 @@ def training_data(tiles: TileCorpus, diffusion: DiffusionConfig) -> TrainingData
     """Plain arrays of the train split (and the unlabelled images), with b from the train split unless it is set."""
     train, unlabelled = tiles.read("train"), tiles.read("unlabelled")
     manifest = tiles.manifest
-    from_data = manifest.b_rms if diffusion.b_variant == "rms" else manifest.b_std
     return TrainingData(
         images=train.images,
         labels=train.labels,
@@ -97,7 +97,7 @@ def training_data(tiles: TileCorpus, diffusion: DiffusionConfig) -> TrainingData
         class_table=manifest.class_table,
         value_range=manifest.value_range,
         bands=manifest.bands,
-        b=from_data if diffusion.b is None else diffusion.b,
+        b=chosen_b(diffusion.b, diffusion.b_variant, manifest.b_rms, manifest.b_std),
     )
 
 
