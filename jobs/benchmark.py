@@ -1,0 +1,102 @@
+"""Measure dakter against named alternatives in the same run; each suite leaves one JSON record in results/."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from dakter import storage
+from dakter.config import setting
+from jobs._cli import Job, JobSettings, Plan, Stop, main
+
+log = logging.getLogger("dakter.jobs.benchmark")
+
+# Suite -> what it measures; the module jobs/suites/<suite>.py runs it.
+SUITES = {
+    "corpus": "delivery of generated samples, the writer's limit, and reading against zarr, tensorstore and bare GETs",
+    "million": "a corpus of a million samples: status, verify, driver memory, resuming at 99 %",
+    "encoding": "encodings of soft labels: total variation, bytes, effect on a student",
+    "chaos": "generation under kills, lost nodes and store faults: nothing lost, duplicated or altered",
+}
+
+
+class BenchmarkSettings(JobSettings):
+    """What to measure, and how long."""
+
+    suite: Literal["corpus", "million", "encoding", "chaos"] = setting(
+        "corpus", "; ".join(f"{name}: {text}" for name, text in SUITES.items())
+    )
+    tier: Literal["short", "full"] = setting("full", "short: minutes, to see that it works; full: the figures told")
+    results: str = setting("results", "folder of the records", unit="path or s3:// URL", min_length=1)
+
+
+def run(settings: BenchmarkSettings, stop: Stop) -> Mapping[str, Any]:
+    """Run one suite and write ``<results>/<suite>-<tier>.json``, replacing an earlier record only when it is done."""
+    suite = importlib.import_module(f"jobs.suites.{settings.suite}")
+    figures = dict(suite.run(settings, stop))
+    record = {
+        "suite": settings.suite,
+        "tier": settings.tier,
+        "command": f"python jobs/benchmark.py --suite {settings.suite} --tier {settings.tier}",
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": commit(),
+        "hardware": hardware(),
+        "figures": figures,
+    }
+    where = storage.join(settings.results, f"{settings.suite}-{settings.tier}.json")
+    storage.put_json(where, record)
+    log.info("benchmark: %s", where)
+    return {"record": where, **figures}
+
+
+def commit() -> str:
+    """The checkout's commit, ``-dirty`` if files differ from it; "unknown" outside a checkout."""
+    root = Path(__file__).parents[1]
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--exclude", "*"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def hardware() -> str:
+    """The machine in words, e.g. ``"2 cores of AMD EPYC 9R14, 23 GiB, no GPU"``."""
+    import torch
+
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.partition(":")[2] for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        model = names[0].strip() if names else model
+    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return f"{os.cpu_count()} cores of {model}, {memory_gib:.0f} GiB, {gpu}"
+
+
+def plan(settings: BenchmarkSettings) -> Plan:
+    """For --dry-run."""
+    return Plan(
+        reads=[],
+        computes=[f"suite {settings.suite}, tier {settings.tier}: {SUITES[settings.suite]}"],
+        writes=[f"{settings.results}/{settings.suite}-{settings.tier}.json", f"working files below {settings.out}"],
+    )
+
+
+JOB = Job("benchmark", __doc__ or "", BenchmarkSettings, run, plan)
+
+if __name__ == "__main__":
+    from jobs.benchmark import JOB  # its importable self: classes in __main__ do not pickle for Ray
+
+    raise SystemExit(main(JOB))
