@@ -98,7 +98,7 @@ def test_growing_by_many_at_once_ends_at_the_largest(s3_bucket: str) -> None:
 def partly_filled(place: str) -> tuple[Any, dict[str, np.ndarray]]:
     """The zarr store of a corpus whose second shard alone is written, and the stored arrays of that shard."""
     sampler = FakeSampler()
-    sampler.content = dataclasses.replace(sampler.content, value_range=(-35.0, 5.0))  # type: ignore[misc]
+    sampler.content = dataclasses.replace(sampler.content, value_range=(-35.0, 5.0))
     provenance = {"licence": "CC-BY-4.0", "source": "Sea of Nowhere", "citation": "N. N. 2020", "tiles_digest": "abc"}
     layout = Layout.begin(place, CONFIG.identity(sampler), provenance=provenance)
     layout.grow(2)
