@@ -1,8 +1,8 @@
 """The gallery of a corpus: one ``gallery.html`` that says what the corpus is and shows some of its pairs.
 
-Which pairs are shown follows from the corpus alone: some spread evenly over it, for each class but the commonest the one
-that holds most of it, and those most in doubt. The last two kinds are looked for in the shards that stand out by their
-commit records, so that the page of a large corpus reads about a dozen shards.
+Which pairs are shown follows from the corpus alone: some spread evenly over it, for each class but the commonest the
+one that holds most of it, and those most in doubt. The last two kinds are looked for in the shards that stand out by
+their commit records, so that the page of a large corpus reads about a dozen shards.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from dakter import storage
 from dakter.corpus import croissant, manifest
-from dakter.corpus.attributes import NOT_STATED
+from dakter.corpus.attributes import DIGITAL_SOURCE_TYPE, NOT_STATED, model_digest
 from dakter.corpus.layout import Layout
 from dakter.corpus.reader import CorpusReader
 from dakter.errors import DataError
@@ -34,7 +34,7 @@ def write_gallery(corpus_url: str, where: str | None = None) -> str:
     """Write the gallery of the committed shards of a corpus, finalised or not; returns the page's URL.
 
     Args:
-        where: URL of the page; null: ``gallery.html`` in the corpus.
+        where: URL of the page; None: ``gallery.html`` in the corpus.
 
     Raises:
         DataError: no corpus stands there, or no shard of it is committed.
@@ -76,11 +76,10 @@ def build(corpus_url: str) -> str:
 
 
 class _Chooser:
-    """Picks pairs of a corpus, none twice."""
+    """Picks pairs of a corpus by its commit records."""
 
     def __init__(self, reader: CorpusReader, records: Sequence[Mapping[str, Any]]):
         self._reader, self._records = reader, records
-        self._shown: set[int] = set()
         # Groups that follow each other often look into the same shard; one is up to 100 MB.
         self._read = functools.lru_cache(maxsize=2)(reader.read_shard)
 
@@ -99,7 +98,7 @@ class _Chooser:
             if record["class_shares"][k] <= 0:
                 continue
             soft = self._read(record["shard"])[1]
-            yield from self._best(record["shard"], soft[:, k].mean(axis=(1, 2)), 1, int(k), f"most {names[k]}, ")
+            yield from self._best(record["shard"], soft[:, k].mean(axis=(1, 2)), 1, int(k), f"{names[k]}, ")
 
     def doubtful(self, focus: int | None) -> Iterator[Pair]:
         """Pairs of the highest mean entropy within the shards of the highest mean entropy."""
@@ -112,16 +111,12 @@ class _Chooser:
             yield from self._best(shard, np.array(entropies), -(-_NUM_DOUBTFUL // len(order)), focus)
 
     def _best(self, shard: int, scores: np.ndarray, wanted: int, focus: int | None, prefix: str = "") -> Iterator[Pair]:
-        first = shard * self._reader.samples_per_shard
-        free = [int(row) for row in np.argsort(-scores, kind="stable") if first + row not in self._shown]
-        for row in free[:wanted]:
-            yield self._pair(shard, row, focus, prefix)
+        for row in np.argsort(-scores, kind="stable")[:wanted]:
+            yield self._pair(shard, int(row), focus, prefix)
 
     def _pair(self, shard: int, row: int, focus: int | None, prefix: str = "") -> Pair:
-        index = shard * self._reader.samples_per_shard + row
-        self._shown.add(index)
         images, soft = self._read(shard)
-        return Pair(images[row], soft[row], f"{prefix}sample {index}", focus)
+        return Pair(images[row], soft[row], f"{prefix}sample {shard * self._reader.samples_per_shard + row}", focus)
 
 
 def _gallery(found: Iterator[Pair], reader: CorpusReader, third: str) -> dict[str, Any]:
@@ -152,23 +147,26 @@ def _shares(names: Sequence[str], shares: np.ndarray) -> Any:
 
 def _entropy(found: Sequence[Mapping[str, Any]]) -> Any:
     points = [(float(record["first"]), float(record["entropy_nats"])) for record in found]
-    return figures.curves("Mean entropy of each shard", [Curve("entropy", points)], x_label="first sample")
+    return figures.curves(
+        "Mean entropy of each shard, nats a pixel", [Curve("entropy", points)], x_label="first sample"
+    )
 
 
 def _about(reader: CorpusReader, attributes: Mapping[str, Any]) -> dict[str, Any]:
     told = attributes["provenance"]
     low, high = reader.content.value_range
+    listed = [row["shard"] for row in reader.manifest["ranges"]] if reader.manifest else []
     return {
         "training data": told.get("source", NOT_STATED),
         "their licence": told.get("licence", NOT_STATED),
         "their citation": told.get("citation", NOT_STATED),
-        "generator": attributes["generator"],
-        "seed": attributes["seed"],
+        "made by": attributes["generator"],
+        "digital source type": DIGITAL_SOURCE_TYPE,
         "raw values": f"{low:g} to {high:g}",
+        "seed": reader.identity["seed"],
         "samples per shard": reader.samples_per_shard,
-        "digital source type": attributes["digital_source_type"],
         "corpus digest": reader.digest,
-        "model digest": told["model_digest"],
+        "model digest": model_digest(reader.identity),
         "training tiles digest": told.get("tiles_digest", NOT_STATED),
-        "finalised": reader.manifest is not None and len(reader.manifest["ranges"]) == len(reader.shards),
+        "finalised": listed == list(reader.shards),
     }
