@@ -25,13 +25,14 @@ from dakter.corpus.shard import sha256
 from dakter.errors import DataError, IntegrityError
 
 KEY = "croissant.json"
-# Documents of a finalised corpus that are described one by one, with their hashes.
+# Documents of a finalised corpus that are described one by one, with their hashes: those that stay as they are until
+# it is finalised again. The documents of the arrays do not: their shape grows as soon as an extension begins.
 _DOCUMENTS = {
     "manifest.json": "The committed shards in order, the hashes of their decoded arrays, the digest of the corpus.",
     "identity.json": "Everything that the bytes of the corpus depend on.",
     GROUP_KEY: "Attributes of the zarr group: what it is, classes, value range, provenance.",
-    **{f"data.zarr/{name}/zarr.json": f"Shape, codecs and scale of the array {name}." for name in ARRAYS},
 }
+_JSON = "application/json"
 # Zarr has no media type of its own; Croissant then asks for the address of a description.
 _ZARR = "https://zarr-specs.readthedocs.io/en/latest/v3/core/"
 CONFORMS_TO = ("http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0")
@@ -158,7 +159,7 @@ def describe(
         "digitalSourceType": {"@id": "sc:TrainedAlgorithmicMediaDigitalSource", "sameAs": DIGITAL_SOURCE_TYPE},
         "identifier": f"sha256:{digest}",
         "prov:wasDerivedFrom": {
-            "@id": f"urn:dakter:tiles:{_urn(told['tiles_digest'])}",
+            **_urn("tiles", told["tiles_digest"]),
             "@type": "prov:Entity",
             "prov:label": told["source"],
         },
@@ -166,7 +167,7 @@ def describe(
             "@type": "prov:Activity",
             "prov:label": f"sampling by {software}",
             "prov:used": {
-                "@id": f"urn:dakter:model:{_urn(model)}",
+                **_urn("model", model),
                 "@type": "prov:Entity",
                 "prov:label": "joint diffusion model of image and label",
             },
@@ -213,8 +214,9 @@ def _licence(text: str) -> str | dict[str, str]:
     return {"@type": "sc:CreativeWork", "name": f"As of the training data: {text}"}
 
 
-def _urn(text: str) -> str:
-    return re.sub(r"[^0-9A-Za-z._-]+", "-", text)
+def _urn(kind: str, digest: str) -> dict[str, str]:
+    """The JSON-LD id of what has this digest; none for what has no known one."""
+    return {} if digest == NOT_STATED else {"@id": f"urn:dakter:{kind}:{digest}"}
 
 
 def _distribution(objects: Mapping[str, tuple[str, int]]) -> list[dict[str, Any]]:
@@ -226,15 +228,17 @@ def _distribution(objects: Mapping[str, tuple[str, int]]) -> list[dict[str, Any]
             "description": what,
             "contentUrl": key,
             "contentSize": f"{objects[key][1]} B",
-            "encodingFormat": "application/json",
+            "encodingFormat": _JSON,
             "sha256": objects[key][0],
         }
         for key, what in _DOCUMENTS.items()
     ]
     shards = [f"data.zarr/{name}/c/*/0/0/0" for name in ARRAYS]
+    arrays = [f"data.zarr/{name}/zarr.json" for name in ARRAYS]
     sets = (
+        ("array-documents", arrays, _JSON, "Shape, codecs, class names and scale of each array."),
         ("shard-objects", shards, _ZARR, "One zarr shard an object: sharding_indexed, a zstd chunk for each sample."),
-        ("commits", ["commits/*.json"], "application/json", "A record a shard, with the sha256 of its objects."),
+        ("commits", ["commits/*.json"], _JSON, "A record a shard, with the sha256 of its objects."),
     )
     files += [
         {"@type": "cr:FileSet", "@id": key, "name": key, "description": what, "encodingFormat": kind, "includes": which}

@@ -94,13 +94,7 @@ def test_files_are_described_by_their_hashes_and_patterns(layout: Layout) -> Non
     croissant.write(layout)
     distribution = {entry["@id"]: entry for entry in layout.read_json("croissant.json")["distribution"]}
     singles = {key: entry for key, entry in distribution.items() if entry["@type"] == "cr:FileObject"}
-    assert set(singles) == {
-        "manifest.json",
-        "identity.json",
-        "data.zarr/zarr.json",
-        "data.zarr/image/zarr.json",
-        "data.zarr/soft_label/zarr.json",
-    }
+    assert set(singles) == {"manifest.json", "identity.json", "data.zarr/zarr.json"}
     for key, entry in singles.items():
         data = storage.read_bytes(layout.place(key))
         assert entry["contentUrl"] == key
@@ -108,12 +102,12 @@ def test_files_are_described_by_their_hashes_and_patterns(layout: Layout) -> Non
     keys = storage.sizes(layout.url)
     patterns = [
         re.compile(re.escape(pattern).replace(r"\*", "[^/]*"))
-        for key in ("shard-objects", "commits")
+        for key in ("shard-objects", "array-documents", "commits")
         for pattern in distribution[key]["includes"]
     ]
     in_sets = {key for key in keys if any(pattern.fullmatch(key) for pattern in patterns)}
     assert in_sets | set(singles) | {"croissant.json"} == set(keys)
-    assert len(in_sets) == 9
+    assert len(in_sets) == 11
 
 
 def test_synthetic_data_are_marked_for_machines(layout: Layout) -> None:
@@ -156,6 +150,32 @@ def test_it_is_written_again_only_if_the_corpus_grew(place: str) -> None:
     assert layout.read_json("croissant.json")["version"].startswith("1.4.0+")
     storage.put(layout.place("croissant.json"), b"cut sh")
     assert croissant.write(layout) is True
+
+
+def test_it_stays_true_while_the_corpus_is_being_extended(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    croissant.write(layout)
+    layout.grow(9)
+    write_shard(layout, 3, compute(FakeSampler(), 24, 8))
+    assert croissant.write(layout) is False
+    # The reader compares the hashes of what it reads with the described ones.
+    rows = loaded(Path(layout.place("croissant.json")), monkeypatch).records("shards")
+    assert [row["shards/shard"] for row in rows] == [0, 1, 2]
+    for entry in layout.read_json("croissant.json")["distribution"]:
+        if "sha256" in entry:
+            data = storage.read_bytes(layout.place(entry["contentUrl"]))
+            assert hashlib.sha256(data).hexdigest() == entry["sha256"]
+
+
+def test_what_is_not_known_is_not_named(tmp_path: Path) -> None:
+    layout = Layout.begin(str(tmp_path), CorpusConfig(samples_per_shard=8).identity(FakeSampler()))
+    layout.grow(1)
+    write_shard(layout, 0, compute(FakeSampler(), 0, 8))
+    manifest.finalise(layout)
+    croissant.write(layout)
+    described = layout.read_json("croissant.json")
+    assert described["prov:wasDerivedFrom"] == {"@type": "prov:Entity", "prov:label": "not stated"}
+    assert described["citation"] == "not stated"
+    assert "datePublished" not in described  # the record tells no time, and no clock is asked
 
 
 def test_a_described_corpus_is_sound_and_read_as_before(layout: Layout) -> None:
