@@ -3,7 +3,8 @@
 Axis letters in names: ``N`` samples of a set, ``B`` samples of a batch, ``C`` image bands, ``K`` classes,
 ``H`` rows, ``W`` columns. Three scales occur and no other:
 
-* *stored*: unsigned integers, uint8 or uint16; the full integer range spans the stated raw ``value_range``;
+* *stored*: unsigned integers, uint8 or uint16; the full integer range spans the stated raw ``value_range``, so
+  raw = low + (high - low) * stored / largest integer;
 * *model*: float32 in [-1, 1];
 * *soft label*: float32 in [0, 1], summing to 1 over ``K`` (uint8 summing to 255 where stored).
 """

@@ -1,4 +1,4 @@
-"""The verbs of ``jobs/generate.py`` beside generating: quote, status, verify, regenerate, finalise."""
+"""The verbs of ``jobs/generate.py`` beside generating: quote, status, verify, regenerate, finalise, gallery."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from dakter.diffusion.sampler import SamplerConfig
 from dakter.diffusion.softlabel import SoftLabelConfig
 from dakter.errors import IntegrityError, listing
 from dakter.progress import duration
+from dakter.report.corpus_page import write_gallery
 from jobs._cli import Stop, versions
 from jobs._generation import GenerateSettings, begin, device_of, factory_of, finish, make
 from jobs._shards import SamplerFactory
@@ -157,6 +158,13 @@ def finalise(settings: GenerateSettings, stop: Stop) -> dict[str, Any]:
     """Write the manifest over the shards that are committed."""
     found = finish(Layout.open(settings.place("corpus")))
     return {key: value for key, value in found.items() if key != "ranges"}
+
+
+def gallery(settings: GenerateSettings, stop: Stop) -> dict[str, Any]:
+    """Write the corpus's page."""
+    page = write_gallery(settings.place("corpus"))
+    log.info("gallery: %s", page)
+    return {"gallery": page}
 
 
 def settings_of(layout: Layout, settings: GenerateSettings) -> GenerateSettings:

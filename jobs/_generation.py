@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dakter import storage
-from dakter.corpus import ledger, manifest, quote
+from dakter.corpus import croissant, ledger, manifest, quote
 from dakter.corpus.budget import BudgetConfig
 from dakter.corpus.layout import CorpusConfig, Layout
 from dakter.corpus.status import failure_lines, status
@@ -24,6 +24,9 @@ from jobs._ray import RayConfig, session, wait_for_resources
 from jobs._shards import SamplerFactory, Work, fan_out, lost
 
 log = logging.getLogger("dakter.jobs.generate")
+
+# Of a model's record, what goes into the attributes of its corpus.
+_PROVENANCE = ("source", "licence", "citation", "tiles_digest", "num_labelled")
 
 
 class GenerateSettings(JobSettings):
@@ -75,6 +78,7 @@ def run_with(settings: GenerateSettings, stop: Stop, factory: SamplerFactory) ->
     if not todo and status(layout)["finalised"]:
         found = manifest.read_manifest(layout)
         assert found is not None
+        croissant.write(layout)  # a run may have died between the manifest and it
         return {**_figures(found, layout), "already_done": True}
     start = time.monotonic()
     if todo:
@@ -95,8 +99,7 @@ def begin(settings: GenerateSettings, factory: SamplerFactory) -> tuple[Layout, 
     url = settings.place("corpus")
     storage.check_writable(url)
     record = getattr(sampler, "record", {})
-    provenance = {key: record[key] for key in ("source", "licence", "citation", "tiles_digest") if key in record}
-    provenance["model"] = settings.place("model")
+    provenance = {key: record[key] for key in _PROVENANCE if key in record}
     layout = Layout.begin(url, settings.corpus.identity(sampler), provenance=provenance)
     wanted = layout.num_shards(settings.corpus.num_samples)
     layout.grow(wanted)
@@ -109,6 +112,8 @@ def finish(layout: Layout) -> dict[str, Any]:
     log.info("generate: reading %d shards back for the manifest", len(layout.committed()))
     found = manifest.finalise(layout)
     log.info("generate: %d samples, corpus digest %s", found["num_samples"], found["digest"])
+    if found["num_shards"]:
+        croissant.write(layout)
     return found
 
 

@@ -59,6 +59,8 @@ def write_report(settings: JobSettings, stages: Sequence[str], settings_yaml: st
     some_shards = [reader.shards[i] for i in _spread(len(reader.shards), 4)]
     pairs = [reader.read_shard(shard) for shard in some_shards]
     generated, soft = (np.concatenate([pair[part][:_SPECKLE] for pair in pairs])[:_SPECKLE] for part in (0, 1))
+    size = reader.samples_per_shard
+    indices = np.concatenate([shard * size + np.arange(size)[:_SPECKLE] for shard in some_shards])
     shown = list(range(min(_GALLERY, len(generated))))
     real_gallery, names = _pictures([train, val])
     sweep = storage.read_json(storage.join(settings.place("sweep"), "sweep.json"))
@@ -78,7 +80,7 @@ def write_report(settings: JobSettings, stages: Sequence[str], settings_yaml: st
             real_gallery=real_gallery,
             real_names=names,
             generated_gallery=(generated[shown], soft[shown]),
-            generated_indices=[some_shards[0] * reader.samples_per_shard + i for i in shown],
+            generated_indices=indices[shown].tolist(),
             predictions=_predictions(settings.place("sweep"), sweep, val),
             speckle=compare_speckle(
                 (train.images[some], train.labels[some]),

@@ -33,6 +33,7 @@ JOB = Job(
             verbs.RegenerateOptions,
         ),
         "finalise": Verb("write the manifest over what is committed now, be it the whole or not", verbs.finalise),
+        "gallery": Verb("write gallery.html beside the corpus: what it is, and pairs of it to look at", verbs.gallery),
     },
 )
 

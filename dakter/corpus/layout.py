@@ -5,6 +5,8 @@
     commits/<shard:08d>.json     the shard is whole: written last, create-if-absent; readers go by these alone
     failed/<shard:08d>.json      given up after its attempts, with the traceback; a later start tries again
     manifest.json                at the end: ordered ranges, hashes of their decoded arrays, digest of the corpus
+    croissant.json               after the manifest: the corpus described for others; nothing here reads it
+    gallery.html                 on request: a page to look at
     working/, runs/, quote.json  for operators: what is in hand, what it cost, what was foretold (ledger.py, quote.py)
 
 The number of samples is not part of the identity. A corpus is extended by asking for more: shards are always whole
@@ -23,10 +25,10 @@ from typing import Any
 import zarr
 from zarr.storage import MemoryStore
 
-import dakter
 from dakter import storage
 from dakter.config import Config, digest_json, setting
 from dakter.corpus import codec
+from dakter.corpus.attributes import array_attributes, group_attributes
 from dakter.corpus.content import Content
 from dakter.corpus.objects import Objects
 from dakter.corpus.shard import PairSampler
@@ -34,6 +36,7 @@ from dakter.errors import ConfigError, ConflictError, DataError, IntegrityError,
 
 SCHEMA_VERSION = 1
 ARRAYS = ("image", "soft_label")
+GROUP_KEY = "data.zarr/zarr.json"
 _COMMITS, _FAILED = "commits", "failed"
 _NUMBERED = re.compile(r"\d{8}\.json")
 
@@ -199,6 +202,10 @@ class Layout:
         """The ``zarr.json`` of an array."""
         return dict(self.read_json(f"data.zarr/{array}/zarr.json"))
 
+    def attributes(self) -> dict[str, Any]:
+        """The attributes of the zarr group: see ``attributes.group_attributes``."""
+        return dict(self.read_json(GROUP_KEY)["attributes"])
+
     def check_documents(self) -> None:
         """Raise IntegrityError unless both arrays are laid out as ``codec.decode`` reads them."""
         for name, shape in self.content.shapes(1).items():
@@ -228,32 +235,13 @@ class Layout:
 
     def _put_documents(self, provenance: Mapping[str, Any]) -> None:
         """The zarr metadata of empty arrays, each put only if absent."""
-        content, info = self.content, self.identity["content"]
-        store = MemoryStore()
-        attributes = {
-            "title": "Synthetic SAR images with soft labels",
-            "synthetic": True,
-            "comment": "Images and labels are drawn from a generative model; they are no observations. Only shards "
-            "with a record in ../commits are whole.",
-            "generator": f"dakter {dakter.__version__}",
-            "identity_digest": self.digest,
-            **info,
-            "provenance": dict(provenance),
-        }
-        zarr.create_group(store, attributes=attributes)
-        low, high = content.value_range
-        meaning: dict[str, dict[str, Any]] = {
-            "image": {"bands": info["bands"], "meaning": f"raw value = {low} + ({high} - {low}) * stored / 255"},
-            "soft_label": {
-                "class_names": list(content.class_table.names),
-                "class_colours": list(content.class_table.colours),
-                "meaning": "probability of the class = stored / 255; the classes of a pixel sum to 255",
-            },
-        }
-        documents = {"data.zarr/zarr.json": bytes(store._store_dict["zarr.json"].to_bytes())}
+        content, store = self.content, MemoryStore()
+        zarr.create_group(store, attributes=group_attributes(self.identity, self.digest, provenance))
+        described = array_attributes(content)
+        documents = {GROUP_KEY: bytes(store._store_dict["zarr.json"].to_bytes())}
         for name, shape in content.shapes(0).items():
             documents[f"data.zarr/{name}/zarr.json"] = codec.array_document(
-                name, shape, self.samples_per_shard, self.identity["compression_level"], meaning[name]
+                name, shape, self.samples_per_shard, self.identity["compression_level"], described[name]
             )
         for key, data in documents.items():
             try:

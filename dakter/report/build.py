@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from importlib import resources
 from typing import Any
 
-import jinja2
-
-from dakter.report import sections
+from dakter.report import page, sections
 from dakter.report.inputs import ARM_NAMES, STAGES, ReportInputs
-from dakter.report.verdict import Verdict, direction, percent, points, signed, verdict
+from dakter.report.verdict import Verdict, direction, verdict
 
 SCHEMA_VERSION = 1
 
@@ -24,13 +20,13 @@ def build(inputs: ReportInputs) -> tuple[str, dict[str, Any]]:
     """
     said = verdict(inputs)
     facts = _facts(inputs, said)
-    template = _environment().from_string(resources.files("dakter.report").joinpath("report.html").read_text("utf-8"))
-    html = template.render(
+    html = page.render(
+        "report.html",
         title=inputs.title,
         date=inputs.date,
         verdict=said,
         facts=facts,
-        classes=sections.legend(inputs),
+        classes=page.legend(inputs.classes),
         arms=ARM_NAMES,
         gain=sections.gain(inputs),
         scores=sections.scores(inputs),
@@ -46,30 +42,6 @@ def build(inputs: ReportInputs) -> tuple[str, dict[str, Any]]:
         settings_yaml=inputs.settings_yaml,
     )
     return html, facts
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
-        "percent": percent,
-        "points": points,
-        "signed": signed,
-        "fixed": _fixed,
-        "thousands": _thousands,
-        "plain": sections.plain,
-        "words": lambda key: re.sub(r"^num ", "number of ", str(key).replace("_", " ")),
-    }
-    return environment
-
-
-def _fixed(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
-
-
-def _thousands(value: int | None) -> str:
-    return "–" if value is None else f"{value:,}".replace(",", "\u202f")
 
 
 def _facts(inputs: ReportInputs, said: Verdict) -> dict[str, Any]:

@@ -70,11 +70,15 @@ def entropy_nats(soft_KHW: np.ndarray) -> np.ndarray:
 
 def entropy(soft_KHW: np.ndarray) -> str:
     """Entropy from 0 (dark) to ln K (bright, all classes equally likely)."""
-    share = np.clip(entropy_nats(soft_KHW) / np.log(soft_KHW.shape[0]), 0, 1)
+    return probability(entropy_nats(soft_KHW) / np.log(soft_KHW.shape[0]))
+
+
+def probability(share_HW: np.ndarray) -> str:
+    """Values from 0 (dark) to 1 (bright); what lies outside is clipped."""
     anchors = np.array([rgb(colour) for colour in CIVIDIS], np.float32)
     at = np.linspace(0, 1, len(anchors))
     ramp = np.stack([np.interp(np.linspace(0, 1, 256), at, anchors[:, c]) for c in range(3)], axis=1)
-    picture = Image.fromarray(np.rint(share * 255).astype(np.uint8))
+    picture = Image.fromarray(np.rint(np.clip(share_HW, 0, 1) * 255).astype(np.uint8))
     picture.putpalette(np.rint(ramp).astype(np.uint8).tobytes())
     return data_uri(_fit(picture, Image.Resampling.NEAREST))
 

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from dakter.report import figures, pictures
+from dakter.report import figures, pairs, pictures
 from dakter.report.figures import Curve, Interval
 from dakter.report.inputs import ARM_NAMES, CONTROL, DISTILLED, STAGES, ReportInputs
+from dakter.report.page import plain
+from dakter.report.pairs import Pair
 from dakter.report.verdict import direction, level
 from dakter.schema import IGNORE
 
@@ -19,30 +21,6 @@ from dakter.schema import IGNORE
 MOST_PICTURES = 12
 # Class of the style sheet, and name where room is scarce.
 _STYLES = _SHORT = {CONTROL: "control", DISTILLED: "distilled"}
-
-
-def legend(inputs: ReportInputs) -> list[dict[str, str]]:
-    """Class names with their colours."""
-    table = inputs.classes
-    return [{"name": name, "colour": colour} for name, colour in zip(table.names, table.colours, strict=True)]
-
-
-def plain(value: Any) -> str:
-    """Any JSON value as short text: digits grouped, lists joined, tables as ``key value``."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}".replace(",", "\u202f") if abs(value) >= 10_000 else str(value)
-    if isinstance(value, float):
-        return f"{value:.4g}".replace("-", "−")
-    if isinstance(value, Mapping):
-        return ", ".join(f"{str(k).replace('_', ' ')} {plain(v)}" for k, v in value.items()) or "none"
-    if isinstance(value, (list, tuple)):
-        shown = ", ".join(plain(v) for v in value[:8])
-        return (f"{shown} and {len(value) - 8} more" if len(value) > 8 else shown) or "none"
-    return str(value)
 
 
 def estimate(value: Any) -> dict[str, float | None]:
@@ -177,28 +155,15 @@ def generated(inputs: ReportInputs) -> dict[str, Any] | None:
     """Generated pairs: image, class map, soft label, entropy."""
     if inputs.generated_gallery is None:
         return None
-    table, items, entropies = inputs.classes, [], []
-    for i, (image, stored) in enumerate(zip(*(a[:MOST_PICTURES] for a in inputs.generated_gallery), strict=True)):
-        soft = stored.astype(np.float32) / np.float32(255)
-        classes = soft.argmax(0).astype(np.uint8)
-        doubt = float(pictures.entropy_nats(soft).mean())
-        entropies.append(doubt)
-        name = f"sample {inputs.generated_indices[i]}" if inputs.generated_indices else f"pair {i + 1}"
-        holds = pictures.shares_in_words(classes, table)
-        items.append(
-            {
-                "tiles": [
-                    (pictures.image(image), f"Generated SAR image, {name}"),
-                    (pictures.class_map(classes, table), f"Its class map: {holds}"),
-                    (pictures.soft_label(soft, table), "Its soft label, class colours mixed by probability"),
-                    (pictures.entropy(soft), f"Its entropy, mean {doubt:.2f} nats a pixel"),
-                ],
-                "caption": f"{name}: {holds}; entropy {doubt:.2f}",
-            }
-        )
+    table, indices = inputs.classes, inputs.generated_indices
+    found = [
+        Pair(image, stored, f"sample {indices[i]}" if indices else f"pair {i + 1}")
+        for i, (image, stored) in enumerate(zip(*(a[:MOST_PICTURES] for a in inputs.generated_gallery), strict=True))
+    ]
+    items, entropies = pairs.rows(found, table)
     return {
         "items": items,
-        "heads": ("image", "class map", "soft label", "entropy"),
+        "heads": pairs.heads("soft label"),
         "most_nats": f"{math.log(len(table)):.2f}",
         "mean_entropy": sum(entropies) / len(entropies) if entropies else None,
         "count": inputs.num_generated(),

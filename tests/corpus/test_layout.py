@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from dakter.corpus.commit import write_shard
 from dakter.corpus.layout import CorpusConfig, Layout
 from dakter.corpus.shard import compute
 from dakter.errors import ConfigError, ConflictError, DataError
+from dakter.schema import OSD, soft_from_stored, to_model
 
 CONFIG = CorpusConfig(num_samples=32, samples_per_shard=8)
 
@@ -92,21 +94,73 @@ def test_growing_by_many_at_once_ends_at_the_largest(s3_bucket: str) -> None:
     layout.check_documents()
 
 
-def test_zarr_and_xarray_open_it(place: str) -> None:
-    layout = Layout.begin(place, CONFIG.identity(FakeSampler()), provenance={"licence": "CC-BY-4.0"})
+@pytest.fixture
+def partly_filled(place: str) -> tuple[Any, dict[str, np.ndarray]]:
+    """The zarr store of a corpus whose second shard alone is written, and the stored arrays of that shard."""
+    sampler = FakeSampler()
+    sampler.content = dataclasses.replace(sampler.content, value_range=(-35.0, 5.0))
+    provenance = {"licence": "CC-BY-4.0", "source": "Sea of Nowhere", "citation": "N. N. 2020", "tiles_digest": "abc"}
+    layout = Layout.begin(place, CONFIG.identity(sampler), provenance=provenance)
     layout.grow(2)
-    images, soft = compute(FakeSampler(), 8, 8).values()
-    write_shard(layout, 1, {"image": images, "soft_label": soft})
-    store = storage.zarr_store(storage.join(place, "data.zarr"))
+    arrays = compute(sampler, 8, 8)
+    write_shard(layout, 1, arrays)
+    return storage.zarr_store(storage.join(place, "data.zarr")), arrays
+
+
+def test_zarr_opens_it(partly_filled: tuple[Any, dict[str, np.ndarray]]) -> None:
+    store, arrays = partly_filled
     group: Any = zarr.open_group(store, mode="r")
-    assert np.array_equal(group["soft_label"][8:16], soft)
+    for name, stored in arrays.items():
+        assert np.array_equal(group[name][8:16], stored)
+
+
+def test_xarray_shows_raw_values_and_probabilities(partly_filled: tuple[Any, dict[str, np.ndarray]]) -> None:
+    store, arrays = partly_filled
     data = xarray.open_zarr(store, consolidated=False)
     assert data["image"].dims == ("sample", "band", "y", "x")
     assert data["soft_label"].dims == ("sample", "class", "y", "x")
-    assert np.array_equal(data["image"][8:].values, images)
-    assert data.attrs["synthetic"] is True
-    assert data.attrs["class_table"]["names"][1] == "oil spill"
-    assert data.attrs["provenance"]["licence"] == "CC-BY-4.0"
+    low, high = data["image"].attrs["value_range"]
+    assert (low, high) == (-35.0, 5.0)
+    # The model scale is what training sees; the raw value range stretches over it.
+    raw = (to_model(arrays["image"]).numpy().astype(np.float64) + 1) / 2 * (high - low) + low
+    assert data["image"][8:].values == pytest.approx(raw, abs=1e-5)
+    assert data["soft_label"][8:].values == pytest.approx(soft_from_stored(arrays["soft_label"]).numpy(), abs=1e-7)
+    assert data["soft_label"][8:].sum("class").values == pytest.approx(1.0, abs=1e-12)
+    assert data["soft_label"].attrs["units"] == "1"
+    assert float(data["image"][0].min()) == low  # an uncommitted shard is zeros, not a gap
+
+
+def test_stored_values_are_decoded_by_the_attributes_alone(
+    partly_filled: tuple[Any, dict[str, np.ndarray]],
+) -> None:
+    """What a reader without this library does: stored integers and what the attributes say of them."""
+    store, arrays = partly_filled
+    data = xarray.open_zarr(store, consolidated=False, mask_and_scale=False)
+    for name, variable in data.items():
+        assert variable.dtype == np.uint8
+        assert np.array_equal(variable[8:], arrays[str(name)])
+        low, high = variable.attrs["value_range"]
+        factor, offset = variable.attrs["scale_factor"], variable.attrs["add_offset"]
+        assert offset == low
+        assert offset + 255 * factor == pytest.approx(high)
+    assert data["soft_label"].attrs["class_names"] == list(OSD.names)
+    assert data["image"].attrs["bands"] == ["vv"]
+
+
+def test_attributes_tell_synthetic_data_and_where_they_come_from(
+    partly_filled: tuple[Any, dict[str, np.ndarray]],
+) -> None:
+    attributes = xarray.open_zarr(partly_filled[0], consolidated=False).attrs
+    assert attributes["synthetic"] is True
+    assert attributes["digital_source_type"].endswith("digitalsourcetype/trainedAlgorithmicMedia")
+    assert attributes["class_table"]["names"][1] == "oil spill"
+    assert attributes["value_range"] == [-35.0, 5.0]
+    assert attributes["license"] == "of the training data: CC-BY-4.0"
+    assert attributes["references"] == "of the training data: N. N. 2020"
+    assert "digest fake" in attributes["source"]
+    assert attributes["source"].endswith("trained on: Sea of Nowhere")
+    assert attributes["provenance"]["tiles_digest"] == "abc"
+    assert attributes["provenance"]["model_digest"] == "fake"
 
 
 def test_nothing_there_is_said(tmp_path: Path) -> None:

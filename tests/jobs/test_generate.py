@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import os
 import signal
 import threading
@@ -327,6 +328,8 @@ def test_a_partial_corpus_can_be_finalised(own_ray: Any, tmp_path: Path) -> None
     found = verbs.finalise(settings(tmp_path), Stop())
     assert (found["num_shards"], found["num_samples"]) == (2, 16)
     assert CorpusReader(layout.url).digest == found["digest"]
+    assert storage.read_json(layout.place("croissant.json"))["name"]
+    assert storage.exists(verbs.gallery(settings(tmp_path), Stop())["gallery"])
 
 
 def test_an_actor_that_cannot_start_fails_the_job(own_ray: Any, tmp_path: Path) -> None:
@@ -381,6 +384,7 @@ def test_a_real_model_gives_the_same_pairs_in_shards_of_any_size(own_ray: Any, m
     assert one.content.value_range == (-30.0, 0.0)
     group = storage.read_json(str(tmp_path / "a" / "corpus" / "data.zarr" / "zarr.json"))
     assert group["attributes"]["provenance"]["licence"] == "CC-BY-4.0"
+    assert str(tmp_path) not in json.dumps(group), "places of this machine stay out of what is passed on"
     assert run_real["num_samples"] == 16
     with pytest.MonkeyPatch.context() as patch:  # other micro-batches: another identity, and pairs within tolerance
         patch.setattr(_generation, "fan_out", in_process)
