@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import json
 import re
@@ -34,7 +35,9 @@ def begin(url: str, **provenance: str) -> Layout:
 
 def fill(layout: Layout, shards: range, when: float = 1.7e9) -> dict[str, Any]:
     for shard in shards:
-        write_shard(layout, shard, compute(FakeSampler(), shard * 8, 8), {"committed_at": when + shard})
+        write_shard(
+            layout, shard, compute(FakeSampler(), shard * 8, 8), functools.partial(dict, committed_at=when + shard)
+        )
     return manifest.finalise(layout)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def make(url: str, sampler: PairSampler, shards: range, planned: int) -> Layout:
     layout.grow(planned)
     for shard in shards:
         arrays: Arrays = compute(sampler, shard * 8, 8)
-        write_shard(layout, shard, arrays, {"committed_at": 1.7e9 + shard})
+        write_shard(layout, shard, arrays, functools.partial(dict, committed_at=1.7e9 + shard))
     return layout
 
 
