@@ -13,6 +13,7 @@ import argparse
 import re
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +47,20 @@ def faults(text: str) -> list[str]:
     return found
 
 
-def _node_faults(node_config: dict[str, Any]) -> list[str]:
+@cache
+def _run_instances() -> Any:
+    """EC2's model of a RunInstances request, which botocore brings along; half a second to load."""
     import botocore.session  # type: ignore[import-untyped]
+
+    return botocore.session.Session().get_service_model("ec2").operation_model("RunInstances").input_shape
+
+
+def _node_faults(node_config: dict[str, Any]) -> list[str]:
     from botocore.validate import ParamValidator  # type: ignore[import-untyped]
 
     subnets = node_config.pop("SubnetIds", None)  # Ray's own key: it tries them in turn as SubnetId
     request = {"MinCount": 1, "MaxCount": 1, **node_config}
-    shape = botocore.session.Session().get_service_model("ec2").operation_model("RunInstances").input_shape
-    report = ParamValidator().validate(request, shape)
+    report = ParamValidator().validate(request, _run_instances())
     found = report.generate_report().splitlines() if report.has_errors() else []
     if not subnets:
         found.append("SubnetIds: missing; Ray would take any public subnet of the region")
