@@ -105,9 +105,8 @@ def launched(account: Account, config: dict[str, Any]) -> tuple[dict[str, Any], 
     wait(lambda: cloud.poll_errors() or len(cloud.get_non_terminated()) == len(types))
     ids = {entry.node_type: name for name, entry in cloud.get_non_terminated().items()}
     assert set(ids) == set(types)
-    for name in ids.values():
-        cloud.v1_provider.set_node_tags(name, {"ray-node-status": "up-to-date"})
-        assert cloud.v1_provider.internal_ip(name)
+    cloud.v1_provider.set_node_tags(ids["gpu-1-spot"], {"ray-node-status": "up-to-date"})
+    assert all(cloud.v1_provider.internal_ip(name) for name in ids.values())
     ec2 = boto3.client("ec2")
     found = ec2.describe_instances(InstanceIds=list(ids.values()))["Reservations"]
     instances = {entry["InstanceId"]: entry for reservation in found for entry in reservation["Instances"]}
@@ -142,7 +141,8 @@ def test_head_computes_nothing_and_workers_start_from_none(config: dict[str, Any
     workers = {name: entry for name, entry in types.items() if name != "head"}
     assert {entry["min_workers"] for entry in workers.values()} == {0}
     gpus = {name: entry["resources"].get("GPU", 0) for name, entry in workers.items()}
-    assert gpus == {"gpu-1-on-demand": 1, "gpu-1-spot": 1, "gpu-4-spot": 4, "gpu-8-spot": 8, "cpu-spot": 0}
+    assert {gpus.pop(name) for name in ("cpu-spot", "cpu-on-demand")} == {0}
+    assert all(int(name.split("-")[1]) == count for name, count in gpus.items()), "a name says how many GPUs"
     assert config["max_workers"] >= 8
     assert config["idle_timeout_minutes"] <= 10
 
@@ -270,12 +270,24 @@ def test_and_would_not_launch_though_rays_schema_takes_it(account: Account, conf
     assert not cloud.get_non_terminated()
 
 
-def test_spot_comes_first_and_on_demand_when_spot_failed(config: dict[str, Any]) -> None:
+def test_spot_comes_first_and_on_demand_where_spot_failed(config: dict[str, Any]) -> None:
     one = {"CPU": 4.0, "GPU": 1.0}
     assert started(config, one, 2) == {"gpu-1-spot": 2}
     assert started(config, one, 2, failed=["gpu-1-spot"]) == {"gpu-1-on-demand": 2}
-    assert started(config, one, 3, failed=["gpu-1-spot", "gpu-4-spot"]) == {"gpu-1-on-demand": 3}
+    assert started(config, one, 4) == {"gpu-4-spot": 1}
+    assert started(config, one, 4, failed=["gpu-4-spot"]) == {"gpu-4-on-demand": 1}
     assert started(config, {"CPU": 8.0}, 2) == {"cpu-spot": 1}
+    assert started(config, {"CPU": 8.0}, 2, failed=["cpu-spot"]) == {"cpu-on-demand": 1}
+
+
+def test_every_open_spot_type_has_its_twin_on_demand(config: dict[str, Any]) -> None:
+    types = {name: entry for name, entry in config["available_node_types"].items() if entry["max_workers"]}
+    for name, entry in types.items():
+        if name.endswith("-spot"):
+            twin = types[f"{name.removesuffix('-spot')}-on-demand"]
+            assert twin["node_config"]["InstanceType"] == entry["node_config"]["InstanceType"]
+            assert twin["priority"] < entry["priority"]
+            assert entry["labels"]["ray.io/market-type"] == "spot"
 
 
 def test_the_dear_nodes_start_for_nobody_until_they_are_opened(config: dict[str, Any]) -> None:
