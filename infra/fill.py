@@ -27,7 +27,9 @@ def fill(text: str, values: Mapping[str, str]) -> str:
     """``text`` with every ``FILL-IN-Name`` replaced by ``values["Name"]``; raises ValueError naming those it lacks."""
     missing = sorted({name for name in _PLACEHOLDER.findall(_without_comments(text)) if name not in values})
     if missing:
-        raise ValueError(f"no value for {', '.join(missing)}: give the option of that name, or deploy the stack that has it")
+        raise ValueError(
+            f"no value for {', '.join(missing)}: give the option of that name, or deploy the stack that has it"
+        )
     return _PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), text)
 
 
@@ -90,7 +92,9 @@ def outputs(stack: str, region: str | None) -> dict[str, str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line: exit status 0 written or in order, 1 faults, 2 wrong use."""
-    parser = argparse.ArgumentParser(description="Fill in ray_cluster.yaml from the stacks of infra/, or check a filled one.")
+    parser = argparse.ArgumentParser(
+        description="Fill in ray_cluster.yaml from the stacks of infra/, or check a filled one."
+    )
     parser.add_argument("--check", metavar="FILE", type=Path, help="only check this cluster file")
     parser.add_argument("--stack", help="stack of infra/base.yaml")
     parser.add_argument("--mlflow-stack", help="stack of infra/mlflow.yaml")
@@ -99,7 +103,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--key-name", help="EC2 key pair")
     parser.add_argument("--key-file", help="its private half on this machine")
     parser.add_argument("--region", help="default: that of your AWS settings")
-    parser.add_argument("-o", "--output", type=Path, default=Path("ray_cluster.filled.yaml"), help="default: %(default)s")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("ray_cluster.filled.yaml"), help="default: %(default)s"
+    )
     options = parser.parse_args(arguments)
     if options.check:
         return _report(faults(options.check.read_text()), f"{options.check}: in order")

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -111,6 +111,11 @@ def statements(role: str) -> list[Statement]:
         version = iam.get_policy_version(PolicyArn=policy["Arn"], VersionId=policy["DefaultVersionId"])
         documents.append(version["PolicyVersion"]["Document"])
     return [Statement.read(entry) for document in documents for entry in _plain(document)["Statement"]]
+
+
+def renamed(given: Sequence[Statement], bucket: str, other: str) -> list[Statement]:
+    """The same statements for another bucket."""
+    return [replace(entry, resources=tuple(name.replace(bucket, other) for name in entry.resources)) for entry in given]
 
 
 def allowed(given: Sequence[Statement], action: str, on: str, **context: str) -> bool:

@@ -300,9 +300,7 @@ def test_the_dear_nodes_start_for_nobody_until_they_are_opened(config: dict[str,
     assert started(opened, eight, 8) == {"gpu-8-spot": 8}
 
 
-def started(
-    config: dict[str, Any], needs: dict[str, float], count: int, failed: Sequence[str] = ()
-) -> dict[str, int]:
+def started(config: dict[str, Any], needs: dict[str, float], count: int, failed: Sequence[str] = ()) -> dict[str, int]:
     """Which nodes autoscaler v2 starts in an empty cluster for ``count`` times ``needs``.
 
     Args:

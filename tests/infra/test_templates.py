@@ -79,9 +79,9 @@ def test_the_bucket_forgets_what_is_temporary_and_nothing_else() -> None:
 
 
 def test_ssh_of_the_operators_is_all_that_is_open(base: Outputs, mlflow: Outputs) -> None:
-    groups = boto3.client("ec2").describe_security_groups(
-        Filters=[{"Name": "vpc-id", "Values": [base["VpcId"]]}]
-    )["SecurityGroups"]
+    groups = boto3.client("ec2").describe_security_groups(Filters=[{"Name": "vpc-id", "Values": [base["VpcId"]]}])[
+        "SecurityGroups"
+    ]
     made = {group["GroupId"]: group for group in groups if group["GroupName"] != "default"}
     assert len(made) == 4
     from_outside = [
