@@ -1,6 +1,7 @@
-"""Fills the placeholders of ray_cluster.yaml from the stacks of infra/, and checks a cluster file before it costs money.
+"""Fills the placeholders of ray_cluster.yaml from the stacks of infra/, and checks a cluster file before it costs.
 
-    python infra/fill.py --stack dakter --mlflow-stack dakter-mlflow --image ami-0abc --key-name k --key-file ~/.ssh/k.pem
+    python infra/fill.py --stack dakter --mlflow-stack dakter-mlflow \\
+        --image ami-0abc --key-name dakter --key-file ~/.ssh/dakter.pem
     python infra/fill.py --check my_cluster.yaml      # a file that was filled by hand
 
 Ray's own schema knows nothing of what stands inside ``node_config`` (a misspelt ``MetadataOption`` would start nodes
@@ -93,7 +94,7 @@ def outputs(stack: str, region: str | None) -> dict[str, str]:
 def main(arguments: list[str] | None = None) -> int:
     """Command line: exit status 0 written or in order, 1 faults, 2 wrong use."""
     parser = argparse.ArgumentParser(
-        description="Fill in ray_cluster.yaml from the stacks of infra/, or check a filled one."
+        description="Fill in ray_cluster.yaml from stacks, or check one that was filled in."
     )
     parser.add_argument("--check", metavar="FILE", type=Path, help="only check this cluster file")
     parser.add_argument("--stack", help="stack of infra/base.yaml")

@@ -119,7 +119,7 @@ def renamed(given: Sequence[Statement], bucket: str, other: str) -> list[Stateme
 
 
 def allowed(given: Sequence[Statement], action: str, on: str, **context: str) -> bool:
-    """Whether a role may do ``action`` on the ARN ``on``; ``context`` holds condition keys, ``:`` and ``/`` as ``_``."""
+    """Whether a role may do ``action`` on the ARN ``on``; ``context``: condition keys, with ``_`` for other signs."""
     return any(
         any(fnmatch.fnmatchcase(action, pattern) for pattern in statement.actions)
         and any(fnmatch.fnmatchcase(on, pattern) for pattern in statement.resources)

@@ -78,13 +78,14 @@ def adapter(config: dict[str, Any]) -> Any:
     from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig, IConfigReader
     from ray.autoscaler.v2.instance_manager.node_provider import NodeProviderAdapter
 
-    class Fixed(IConfigReader):  # type: ignore[misc]
+    class Fixed(IConfigReader):
         def get_cached_autoscaling_config(self) -> Any:
             return AutoscalingConfig(config, skip_content_hash=True)
 
         def refresh_cached_autoscaling_config(self) -> None: ...
 
-    return NodeProviderAdapter(AWSNodeProvider(config["provider"], CLUSTER), Fixed())
+    provider: Any = AWSNodeProvider
+    return NodeProviderAdapter(provider(config["provider"], CLUSTER), Fixed())
 
 
 def wait(ready: Callable[[], Any]) -> Any:

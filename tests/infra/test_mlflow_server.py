@@ -92,17 +92,13 @@ def use(url: str, port: int, folder: Path) -> None:
         "found = mlflow.get_run(run.info.run_id)\n"
         "assert found.data.metrics == {'miou': 0.5}\n"
         "where = found.info.artifact_uri\n"
-        "assert [entry.path for entry in mlflow.artifacts.list_artifacts(where)] == ['note.txt']\n"
+        "listed = mlflow.MlflowClient().list_artifacts(run.info.run_id)\n"
+        "assert [entry.path for entry in listed] == ['note.txt'], listed\n"
         "print(where, mlflow.artifacts.load_text(where + '/note.txt'))\n"
     )
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "MLFLOW_"))}
-    done = subprocess.run(
-        [sys.executable, "-c", client, url, str(folder / "note.txt")],
-        env=clean,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    words = [sys.executable, "-c", client, url, str(folder / "note.txt")]
+    done = subprocess.run(words, env=clean, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     last = done.stdout.splitlines()[-1]
     assert last.startswith("mlflow-artifacts:/")
@@ -186,10 +182,12 @@ def postgres() -> Iterator[tuple[int, str]]:
         options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c ssl=on"
         run("pg_ctl", "-D", data, "-w", "-o", options, "-l", f"{folder}/log", "start")
         try:
-            make = [sys.executable, "-c", "import psycopg2, sys; c = psycopg2.connect(sys.argv[1]); c.autocommit = True\n"
-                    "c.cursor().execute('CREATE DATABASE mlflow')"]  # fmt: skip
+            make = (
+                "import psycopg2, sys; link = psycopg2.connect(sys.argv[1]); link.autocommit = True\n"
+                "link.cursor().execute('CREATE DATABASE mlflow')\n"
+            )
             target = f"host=127.0.0.1 port={port} user=mlflow password={password} dbname=postgres sslmode=require"
-            subprocess.run([*make, target], check=True)
+            subprocess.run([sys.executable, "-c", make, target], check=True)
             yield port, password
         finally:
             run("pg_ctl", "-D", data, "-m", "immediate", "stop")

@@ -229,7 +229,7 @@ def test_a_real_node_ends_its_work_and_leaves(imds: Imds) -> None:
             _, log = watcher.communicate(timeout=60)
             assert watcher.returncode == 0, log
             assert f"draining node {said['node_id'][:12]}" in log
-            told = {}
+            told: dict[str, str] = {}
             for line in cluster.stdout:
                 told |= json.loads(line) if line.startswith("{") else {}
             assert told["result"] == "ended as it should"
