@@ -164,6 +164,9 @@ def test_clusters_want_a_token_grow_from_nothing_and_spare_the_head(kind: str) -
         "num-gpus": "0",
     }
     assert {group["minReplicas"] for group in spec["workerGroupSpecs"]} == {0}
+    for group in spec["workerGroupSpecs"]:
+        gpus = int(group["template"]["spec"]["containers"][0]["resources"]["limits"].get("nvidia.com/gpu", 0))
+        assert group["maxReplicas"] == 0 or gpus <= 1, "the dear nodes start for nobody until they are opened"
     for group in [head, *spec["workerGroupSpecs"]]:
         market = group["labels"]["ray.io/market-type"]
         assert group["template"]["spec"]["nodeSelector"] == {"karpenter.sh/capacity-type": market}
