@@ -43,6 +43,7 @@ SECTIONS = (
     "sampler",
     "soft_label",
     "corpus",
+    "budget",
     "students",
     "sweep",
     "evaluate",
@@ -129,6 +130,21 @@ class Stop:
 
 
 @dataclass(frozen=True)
+class Verb:
+    """A subcommand of a job.
+
+    Attributes:
+        summary: one line for ``--help``.
+        run: does the work, as ``Job.run``; takes a third argument, the verb's own options, if it has any.
+        options: settings of this verb alone, given as plain flags (``--deep``); strict like all others.
+    """
+
+    summary: str
+    run: Callable[..., Mapping[str, Any]]
+    options: type[Config] | None = None
+
+
+@dataclass(frozen=True)
 class Job(Generic[S]):
     """One entry point.
 
@@ -139,7 +155,7 @@ class Job(Generic[S]):
         run: does the work; returns the figures of the stage record (``num_...``, ``..._per_second``, ...), or
             ``{"already_done": True, ...}`` when nothing was left to do.
         plan: what ``run`` would read, compute and write.
-        verbs: further subcommands: name -> (summary, function as ``run``).
+        verbs: further subcommands by name.
     """
 
     name: str
@@ -147,7 +163,7 @@ class Job(Generic[S]):
     settings: type[S]
     run: Callable[[S, Stop], Mapping[str, Any]]
     plan: Callable[[S], Plan]
-    verbs: Mapping[str, tuple[str, Callable[[S, Stop], Mapping[str, Any]]]] = field(default_factory=dict)
+    verbs: Mapping[str, Verb] = field(default_factory=dict)
 
 
 def presets() -> list[str]:
@@ -198,7 +214,7 @@ def _read_file(file: str) -> dict[str, Any]:
 
 
 def _parser(job: Job[Any]) -> argparse.ArgumentParser:
-    verbs = "".join(f"\n  {name:<12}{summary}" for name, (summary, _) in job.verbs.items())
+    verbs = "".join(f"\n  {name:<12}{verb.summary}" for name, verb in job.verbs.items())
     parser = argparse.ArgumentParser(
         prog=f"python jobs/{job.name}.py",
         usage=f"python jobs/{job.name}.py {'[VERB] ' if job.verbs else ''}[--preset NAME] [--config FILE] [--dry-run] "
@@ -233,22 +249,36 @@ def _parser(job: Job[Any]) -> argparse.ArgumentParser:
     parser.add_argument(
         "--json", action="store_true", default=False, help="print the outcome as JSON on standard output"
     )
+    for name, verb in job.verbs.items():
+        if verb.options is None:
+            continue
+        group = parser.add_argument_group(f"{name} (this verb alone)")
+        for flag in config.flags(verb.options):
+            text = _text(flag)
+            if flag.type_name == "bool":  # ``--deep`` alone means yes
+                group.add_argument(f"--{flag.key}", nargs="?", const="true", metavar="true|false", help=text)
+            else:
+                group.add_argument(f"--{flag.key}", metavar=flag.key.upper(), help=text)
     groups: dict[str, Any] = {}
     for flag in config.flags(job.settings):
         section = flag.key.rpartition(".")[0] or "general"
         if section not in groups:
             groups[section] = parser.add_argument_group(section)
-        unit = f" [{flag.unit}]" if flag.unit else ""
-        text = f"{flag.description}{unit} (default: {_show(flag.default)})".replace("%", "%%")
-        groups[section].add_argument(f"--{flag.key}", metavar=flag.key.rpartition(".")[2].upper(), help=text)
+        groups[section].add_argument(f"--{flag.key}", metavar=flag.key.rpartition(".")[2].upper(), help=_text(flag))
     return parser
+
+
+def _text(flag: config.Flag) -> str:
+    unit = f" [{flag.unit}]" if flag.unit else ""
+    return f"{flag.description}{unit} (default: {_show(flag.default)})".replace("%", "%%")
 
 
 def _show(value: Any) -> str:
     return "null" if value is None else str(list(value)) if isinstance(value, tuple) else str(value)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Releases of Python and of the packages that decide results."""
     names = ("dakter", "torch", "diffusers", "segmentation-models-pytorch", "zarr", "ray", "mlflow")
     found = {name: metadata.version(name) for name in names if _installed(name)}
     return {"python": platform.python_version(), **found}
@@ -270,7 +300,7 @@ def stage_record(job: Job[Any], settings: JobSettings, figures: Mapping[str, Any
         "figures": dict(figures),
         "settings": settings.dump(),
         "settings_digest": settings.digest(),
-        "versions": _versions(),
+        "versions": versions(),
         "hardware": {"machine": platform.machine(), "cpus": os.cpu_count()},
     }
 
@@ -315,6 +345,7 @@ def main(job: Job[Any], argv: Sequence[str] | None = None) -> int:
     dry_run, as_json = options.pop("dry_run"), options.pop("json")
     setup_logging("INFO")
     try:
+        verb_options = _verb_options(job, verb, options)
         kinds = {flag.key: flag.type_name for flag in config.flags(job.settings)}
         overrides = {key: config.parse_value(key, value, kinds[key]) for key, value in options.items()}
         settings = resolve(job.settings, preset=preset, file=file, overrides=overrides)
@@ -327,7 +358,10 @@ def main(job: Job[Any], argv: Sequence[str] | None = None) -> int:
             return 0
         stop = Stop()
         stop.install()
-        outcome = dict(job.verbs[verb][1](settings, stop)) if verb else execute(job, settings, stop)
+        if verb:
+            outcome = dict(job.verbs[verb].run(settings, stop, *([verb_options] if verb_options else [])))
+        else:
+            outcome = execute(job, settings, stop)
         if as_json:
             sys.stdout.write(storage.to_json_bytes(outcome).decode())
         return 0
@@ -343,6 +377,26 @@ def main(job: Job[Any], argv: Sequence[str] | None = None) -> int:
     except Exception:
         log.error("%s: failed\n%s", job.name, traceback.format_exc())
         return 1
+
+
+def _verb_options(job: Job[Any], verb: str | None, given: dict[str, Any]) -> Config | None:
+    """Take the flags of verbs out of ``given``; returns those of ``verb``, if it has any.
+
+    Raises:
+        ConfigError: a flag of another verb, or a value that does not fit.
+    """
+    wanted: Config | None = None
+    for name, entry in job.verbs.items():
+        if entry.options is None:
+            continue
+        kinds = {flag.key: flag.type_name for flag in config.flags(entry.options)}
+        taken = {key: given.pop(key) for key in list(given) if key in kinds}
+        if name != verb and taken:
+            raise ConfigError(f"--{next(iter(taken))} belongs to {name}; say jobs/{job.name}.py {name} ...")
+        if name == verb:
+            values = {key: config.parse_value(key, value, kinds[key]) for key, value in taken.items()}
+            wanted = config.load(entry.options, values)
+    return wanted
 
 
 def _describe(job: Job[S], settings: S) -> str:

@@ -133,6 +133,18 @@ def wait_for_resources(
         time.sleep(1.0)
 
 
+def draining(ray: Any) -> dict[str, float]:
+    """Nodes that were told to leave (``ray drain-node``, a spot notice): node id -> when, in Unix seconds.
+
+    Ray has no public call for it; this is the one that its own training library goes by.
+    """
+    try:
+        told = ray._private.state.state.get_draining_nodes()
+    except (AttributeError, ray.exceptions.RayError):  # another release of Ray: as if it told nothing
+        return {}
+    return {node: at_ms / 1000 if at_ms > 0 else float("inf") for node, at_ms in told.items()}
+
+
 def _totals(nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {key: sum(node.get(key, 0.0) for node in nodes) for key in ("CPU", "GPU")}
 

@@ -2,61 +2,42 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import queue
+import socket
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from dakter.corpus.budget import BudgetConfig
 from dakter.corpus.commit import read_commit, set_aside, write_shard
 from dakter.corpus.layout import Layout
+from dakter.corpus.ledger import RunRecord, Working
+from dakter.corpus.quote import stored_bytes
 from dakter.corpus.shard import PairSampler, compute
-from dakter.errors import ConflictError, Stopped, StorageError
+from dakter.errors import ConflictError, DakterError, Stopped, StorageError
 from jobs._cli import setup_logging
-from jobs._ray import RayConfig
+from jobs._desk import Desk
+from jobs._ray import RayConfig, draining
 
 log = logging.getLogger("dakter.jobs.generate")
+T = TypeVar("T")
 
 # Makes the sampler; called once in the driver and once in each actor, so it must pickle.
 SamplerFactory = Callable[[], PairSampler]
 _BEAT_S = 0.5
-
-
-class Desk:
-    """A small Ray actor between driver and workers: the wish to stop, signs of life, how often a shard was begun.
-
-    The counts are of one run: they tell a shard that kills its process from bad luck. Nothing that must last is here.
-    """
-
-    def __init__(self) -> None:
-        self._stop = False
-        self._begun: dict[int, int] = {}
-        self._last_sign = time.monotonic()
-
-    def begin(self, shard: int) -> int:
-        """Count and return the attempt, from 1; 0: stop."""
-        self._last_sign = time.monotonic()
-        if self._stop:
-            return 0
-        self._begun[shard] = self._begun.get(shard, 0) + 1
-        return self._begun[shard]
-
-    def beat(self) -> bool:
-        """A sign of life from a worker; returns whether to stop."""
-        self._last_sign = time.monotonic()
-        return self._stop
-
-    def watch(self, stop: bool) -> float:
-        """From the driver: pass on the wish to stop; returns the seconds since the last sign of life."""
-        self._stop = self._stop or stop
-        return time.monotonic() - self._last_sign
+# A shard in hand on a node that leaves is given up so long before: time to tell the desk.
+_MARGIN_S = 5.0
+# What is wrong with the world rather than with a shard: waited out, not counted against it.
+_ENVIRONMENT = (StorageError, OSError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -67,77 +48,168 @@ class Work:
     identity_digest: str
     shards: tuple[int, ...]
     max_attempts: int
+    patience_s: float
     log_level: str
-    device: str
+    facts: dict[str, Any]  # device and versions, for the commit records
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of a shard: ``written``, ``stood``, ``failed`` or ``stopped``; its seconds and stored bytes."""
+
+    shard: int
+    outcome: str
+    bytes: int = 0
+
+
+class GivenBack(DakterError):
+    """The node leaves before the shard in hand can be finished; another actor makes it."""
 
 
 class ShardActor:
     """Ray Data calls it with row numbers of ``work.shards``; see ``fan_out``."""
 
     def __init__(self, factory: SamplerFactory, work: Work, desk: Any):
+        import ray
+
         setup_logging(work.log_level)
         self._work, self._desk = work, desk
-        self._layout = Layout.open(work.corpus)
+        self._node = ray.get_runtime_context().get_node_id()
+        self._last_beat, self._until = 0.0, float("inf")
+        self._working: Working | None = None
+        self._layout = self._outlast(lambda: Layout.open(work.corpus))
+        self._working = Working(self._layout, f"{socket.gethostname()} pid {os.getpid()}")
         if self._layout.digest != work.identity_digest:
             raise ConflictError(f"{work.corpus}: the identity changed after the driver read it; start the job again")
-        self._sampler = factory()
+        self._sampler = self._outlast(factory)
         if json.loads(json.dumps(self._sampler.identity)) != self._layout.identity["sampler"]:
             raise ConflictError(
                 f"{work.corpus}: the model changed while its corpus was being made; start the job again"
             )
-        self._last_beat = 0.0
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        rows = [(self._work.shards[int(number)], *self._unit(self._work.shards[int(number)])) for number in batch["id"]]
-        return {"shard": np.array([row[0] for row in rows]), "outcome": np.array([row[1] for row in rows])}
-
-    def _unit(self, shard: int) -> tuple[str]:
-        import ray
-
-        last = ""
-        while True:
-            attempt = ray.get(self._desk.begin.remote(shard))
-            if attempt == 0:
-                return ("stopped",)
-            if attempt > self._work.max_attempts:
-                error = "the worker's process died at every attempt (killed, out of memory or crashed)"
-                set_aside(self._layout, shard, attempts=attempt - 1, error=error, traceback=last or error)
-                return ("failed",)
-            try:
-                return (self._make(shard),)
-            except Stopped:
-                return ("stopped",)
-            except Exception as error:  # whatever it is: the shard is tried again, then set aside; the rest goes on
-                last = traceback.format_exc()
-                log.warning("shard %d, attempt %d of %d: %r", shard, attempt, self._work.max_attempts, error)
-                if attempt >= self._work.max_attempts:
-                    text = f"{type(error).__name__}: {error}"
-                    set_aside(self._layout, shard, attempts=attempt, error=text, traceback=last)
-                    return ("failed",)
-
-    def _make(self, shard: int) -> str:
-        if read_commit(self._layout, shard):
-            return "stood"
-        size, start = self._layout.samples_per_shard, time.monotonic()
-        arrays = compute(self._sampler, shard * size, size, self._beat)
-        sampled = time.monotonic()
-        facts = {
-            "device": self._work.device,
-            "cpus": os.cpu_count(),
-            "sampling_s": round(sampled - start, 3),
-            "committed_at": time.time(),
+        rows = [self._unit(self._work.shards[int(number)]) for number in batch["id"]]
+        return {
+            "shard": np.array([row.shard for row in rows]),
+            "outcome": np.array([row.outcome for row in rows]),
+            "bytes": np.array([row.bytes for row in rows]),
         }
-        return "written" if write_shard(self._layout, shard, arrays, facts).written else "stood"
+
+    def _unit(self, shard: int) -> Row:
+        working = self._working
+        assert working is not None
+        while True:
+            order = self._told(self._desk.begin.remote(shard, self._node))
+            if order.do == "stop":
+                return Row(shard, "stopped")
+            if order.do == "wait":  # on a node that leaves: Ray gives the shard to another actor when it is gone
+                time.sleep(1.0)
+                continue
+            if order.attempt > self._work.max_attempts:
+                return self._died(shard, order.attempt - 1)
+            start, row = time.monotonic(), None
+            self._until = order.until
+            try:
+                working.begin(shard, order.attempt)
+                row = self._make(shard, start)
+            except Stopped:
+                row = Row(shard, "stopped")
+            except GivenBack as error:
+                log.warning("shard %d: %s", shard, error)
+                self._told(self._desk.excuse.remote(shard, str(error)))
+            except _ENVIRONMENT as error:
+                self._leave(shard, error)
+            except Exception as error:  # whatever it is: the shard is tried again, then set aside; the rest goes on
+                row = self._failed(shard, order.attempt, error)
+            finally:
+                working.end()
+            if row is not None:
+                self._told(self._desk.end.remote(shard, time.monotonic() - start, row.bytes))
+                return row
+
+    def _make(self, shard: int, start: float) -> Row:
+        standing = self._outlast(lambda: read_commit(self._layout, shard))
+        if standing:
+            return Row(shard, "stood")
+        size = self._layout.samples_per_shard
+        arrays = self._outlast(lambda: compute(self._sampler, shard * size, size, self._beat))
+        sampled = time.monotonic()
+
+        def facts() -> dict[str, Any]:  # asked for when the objects stand, just before the commit
+            return {
+                **self._work.facts,
+                "cpus": os.cpu_count(),
+                "sampling_s": round(sampled - start, 3),
+                "worker_s": round(time.monotonic() - start, 3),
+                "committed_at": time.time(),
+            }
+
+        outcome = self._outlast(lambda: write_shard(self._layout, shard, arrays, facts))
+        if not outcome.written:
+            return Row(shard, "stood")
+        return Row(shard, "written", stored_bytes(outcome.record))
+
+    def _failed(self, shard: int, attempt: int, error: Exception) -> Row | None:
+        text, trace = f"{type(error).__name__}: {error}", traceback.format_exc()
+        log.warning("shard %d, attempt %d of %d: %r", shard, attempt, self._work.max_attempts, error)
+        self._told(self._desk.note.remote(shard, trace))
+        if attempt < self._work.max_attempts:
+            return None
+        self._outlast(lambda: set_aside(self._layout, shard, attempts=attempt, error=text, traceback=trace))
+        return Row(shard, "failed")
+
+    def _died(self, shard: int, attempts: int) -> Row:
+        error = "the worker's process died at every attempt (killed, out of memory or crashed)"
+        last = self._told(self._desk.recall.remote(shard)) or error
+        self._outlast(lambda: set_aside(self._layout, shard, attempts=attempts, error=error, traceback=last))
+        return Row(shard, "failed")
+
+    def _leave(self, shard: int, error: BaseException) -> None:
+        """End this process: its surroundings stay bad, those of another may be good. Ray hands the shard on."""
+        log.error(
+            "shard %d: still failing after %g s (%s); this worker gives its place up",
+            shard,
+            self._work.patience_s,
+            error,
+        )
+        self._told(self._desk.note.remote(shard, traceback.format_exc()))
+        os._exit(1)
+
+    def _outlast(self, what: Callable[[], T]) -> T:
+        """Do ``what``, again and again while the store, the disk or the memory fails, for ``patience_s`` at most."""
+        deadline, wait_s = time.monotonic() + self._work.patience_s, 1.0
+        while True:
+            try:
+                return what()
+            except (Stopped, GivenBack):
+                raise
+            except _ENVIRONMENT as error:
+                if time.monotonic() + wait_s > deadline:
+                    raise
+                full = getattr(error, "errno", None) == errno.ENOSPC
+                log.warning("%s; again in %g s%s", error, wait_s, ", should space be freed" if full else "")
+                for _ in range(max(1, round(wait_s / _BEAT_S))):
+                    self._beat()
+                    time.sleep(_BEAT_S)
+                wait_s = min(2 * wait_s, 30.0)
 
     def _beat(self) -> None:
+        now = time.monotonic()
+        if now - self._last_beat >= _BEAT_S:  # a remote call a micro-batch would cost more than a fast sampler
+            self._last_beat = now
+            order = self._told(self._desk.beat.remote(self._node))
+            if order.do == "stop":
+                raise Stopped("stopped as asked; the shard in hand is given up")
+            self._until = order.until
+            if self._working:
+                self._working.beat()
+        if time.time() > self._until - _MARGIN_S:
+            raise GivenBack("the node leaves before this shard can be finished; given back")
+
+    def _told(self, reference: Any) -> Any:
         import ray
 
-        now = time.monotonic()
-        if now - self._last_beat < _BEAT_S:  # a remote call a micro-batch would cost more than a fast sampler
-            return
-        self._last_beat = now
-        if ray.get(self._desk.beat.remote()):
-            raise Stopped("stopped as asked; the shard in hand is given up")
+        return ray.get(reference)
 
 
 def fan_out(
@@ -146,17 +218,22 @@ def fan_out(
     work: Work,
     config: RayConfig,
     *,
+    run: RunRecord,
+    budget: BudgetConfig,
     stall_s: float,
     should_stop: Callable[[], bool],
-) -> Iterator[tuple[int, str]]:
+) -> Iterator[Row]:
     """Have ``work.shards`` made by a pool of actors.
 
+    Args:
+        run: this start of the job, for what has been spent and stored so far.
+
     Yields:
-        (shard, "written" | "stood" | "failed" | "stopped") as shards end. Rows prove nothing: Ray may lose or repeat
-        them, so compare the commits afterwards.
+        Rows as shards end. They prove nothing: Ray may lose or repeat them, so compare the commits afterwards.
 
     Raises:
         StorageError: no worker gave a sign of life for ``stall_s``.
+        Stopped: a cap of ``budget`` was reached; all rows were yielded before.
         Exception: what Ray raised, e.g. because actors cannot start.
     """
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
@@ -165,20 +242,21 @@ def fan_out(
     desk = (
         ray.remote(Desk)
         .options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here, max_concurrency=1)
-        .remote()
+        .remote(budget, run.workers)
     )
-    rows: queue.Queue[tuple[int, str] | BaseException | None] = queue.Queue()
+    ray.get(desk.watch.remote(should_stop(), draining(ray), run.spent_s, run.stored))
+    rows: queue.Queue[Row | BaseException | None] = queue.Queue()
 
     def consume() -> None:
         try:
             for row in _dataset(ray, factory, work, config, desk).iter_rows():
-                rows.put((int(row["shard"]), str(row["outcome"])))
+                rows.put(Row(int(row["shard"]), str(row["outcome"]), int(row["bytes"])))
             rows.put(None)
         except BaseException as error:  # handed to the driver's thread, which raises it
             rows.put(error)
 
     threading.Thread(target=consume, name="dakter-rows", daemon=True).start()
-    looked = time.monotonic()
+    looked, reason = time.monotonic(), None
     while True:
         try:
             row, came = rows.get(timeout=_BEAT_S), True
@@ -186,9 +264,11 @@ def fan_out(
             row, came = None, False
         if not came or time.monotonic() - looked > _BEAT_S:  # also while rows keep coming
             looked = time.monotonic()
+            run.beat()
             silence_s = 0.0
             try:
-                silence_s = ray.get(desk.watch.remote(should_stop()), timeout=30)
+                told = desk.watch.remote(should_stop(), draining(ray), run.spent_s, run.stored)
+                silence_s, reason = ray.get(told, timeout=30)
             except ray.exceptions.RayError as error:  # it restarts elsewhere
                 log.warning("no answer from the desk: %s", error)
             if silence_s > stall_s:
@@ -199,6 +279,9 @@ def fan_out(
         if not came:
             continue
         if row is None:
+            _, reason = ray.get(desk.watch.remote(should_stop(), {}, run.spent_s, run.stored))
+            if reason:
+                raise Stopped(f"{reason}; committed work is kept, raise the cap and the same command goes on")
             return
         if isinstance(row, BaseException):
             raise row
@@ -231,8 +314,3 @@ def lost(shards: Sequence[int], layout: Layout) -> list[int]:
     """Which of ``shards`` are neither committed nor set aside."""
     ended = set(layout.committed()) | set(layout.failed())
     return [shard for shard in shards if shard not in ended]
-
-
-def failure_text(failed: Sequence[dict[str, Any]]) -> list[str]:
-    """One line for each shard that was set aside."""
-    return [f"shard {row['shard']} ({row['attempts']} attempts): {row['error']}" for row in failed]

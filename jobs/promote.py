@@ -27,7 +27,7 @@ from dakter.promotion import Evidence, PromotionRules, decide
 from dakter.registry import Version
 from dakter.tracking import TrackedRun, Tracker, TrackingConfig
 from jobs._candidate import ROLLED_BACK_TAG, Candidate, facts, pack, read_candidate, unpack
-from jobs._cli import Job, JobSettings, Plan, Stop, main
+from jobs._cli import Job, JobSettings, Plan, Stop, Verb, main
 from jobs.evaluate import confusion_of
 
 log = logging.getLogger("dakter.jobs.promote")
@@ -294,8 +294,8 @@ JOB = Job(
     run,
     plan,
     verbs={
-        "rollback": ("make the previous champion champion again", rollback),
-        "status": ("show champion, previous and challenger", status),
+        "rollback": Verb("make the previous champion champion again", rollback),
+        "status": Verb("show champion, previous and challenger", status),
     },
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -15,6 +16,14 @@ from dakter.corpus.content import Content
 from dakter.schema import OSD, soft_to_stored
 
 
+def _once_more(mark: str, times: int) -> bool:
+    """Whether it happened fewer than ``times`` times so far, by files ``<mark><n>``; leaves one more if so."""
+    marks = list(Path(mark).parent.glob(Path(mark).name + "*"))
+    if len(marks) < times:
+        Path(f"{mark}{len(marks)}").touch()
+    return len(marks) < times
+
+
 class FakeSampler:
     """Pairs of 8x8 pixels.
 
@@ -22,6 +31,7 @@ class FakeSampler:
         poison: index at which every call raises.
         kill_at: index at which the process is killed by SIGKILL, ``kill_times`` times, counted by files
             ``<kill_mark><n>``.
+        full_at: index at which the disk is full, ``full_times`` times, counted by files ``<full_mark><n>``.
         delay_s: seconds a call takes.
         trace: folder in which each call leaves an empty file ``<first index>-<pid>-<n>``.
     """
@@ -36,12 +46,16 @@ class FakeSampler:
         kill_at: int | None = None,
         kill_mark: str = "",
         kill_times: int = 1,
+        full_at: int | None = None,
+        full_mark: str = "",
+        full_times: int = 1,
         delay_s: float = 0.0,
         trace: str = "",
     ):
         self.micro_batch, self.seed = micro_batch, seed
         self.identity: dict[str, Any] = {"model_digest": "fake", "micro_batch": micro_batch}
         self.poison, self.kill_at, self.kill_mark, self.kill_times = poison, kill_at, kill_mark, kill_times
+        self.full_at, self.full_mark, self.full_times = full_at, full_mark, full_times
         self.delay_s, self.trace = delay_s, trace
 
     def __call__(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -51,11 +65,10 @@ class FakeSampler:
             (Path(self.trace) / f"{first}-{os.getpid()}-{time.monotonic_ns()}").touch()
         if first == self.poison:
             raise RuntimeError(f"sample {first} is poisoned")
-        if first == self.kill_at:
-            marks = list(Path(self.kill_mark).parent.glob(Path(self.kill_mark).name + "*"))
-            if len(marks) < self.kill_times:
-                Path(f"{self.kill_mark}{len(marks)}").touch()
-                os.kill(os.getpid(), signal.SIGKILL)
+        if first == self.kill_at and _once_more(self.kill_mark, self.kill_times):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if first == self.full_at and _once_more(self.full_mark, self.full_times):
+            raise OSError(errno.ENOSPC, "No space left on device")
         shape = (len(self.content.bands), 8, 8)
         # As with a real network, a row's bytes depend on the micro-batch that it is computed in.
         batch = rng.numpy_rng(self.seed, "fake/batch", index=first * 1000 + len(indices)).integers(0, 5)

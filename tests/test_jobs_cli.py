@@ -11,7 +11,7 @@ import pytest
 from dakter.config import Config, setting
 from dakter.errors import DataError, GateError, Stopped
 from jobs import _cli
-from jobs._cli import Job, JobSettings, Plan, Stop
+from jobs._cli import Job, JobSettings, Plan, Stop, Verb
 
 
 class TrainSection(Config):
@@ -27,7 +27,9 @@ def toy(run: Any) -> Job[ToySettings]:
     def plan(settings: ToySettings) -> Plan:
         return Plan(["tiles"], [f"{settings.train.steps} steps"], [settings.place("model")])
 
-    return Job("toy", "A toy.", ToySettings, run, plan, {"status": ("say where it stands", lambda s, _: {"ok": s.out})})
+    return Job(
+        "toy", "A toy.", ToySettings, run, plan, {"status": Verb("say where it stands", lambda s, _: {"ok": s.out})}
+    )
 
 
 def test_flags_file_and_preset_lie_over_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -81,12 +81,12 @@ def check_record(layout: Layout, shard: int, record: Any) -> None:
             )
 
 
-def write_shard(layout: Layout, shard: int, arrays: Arrays, facts: Mapping[str, Any] | None = None) -> Outcome:
+def write_shard(layout: Layout, shard: int, arrays: Arrays, facts: Callable[[], Mapping[str, Any]] = dict) -> Outcome:
     """Store and commit one shard; harmless if others do the same at the same time or did so before.
 
     Args:
         arrays: as ``shard.compute`` makes them.
-        facts: timings, device, versions: into the record, not into any digest.
+        facts: asked for when the objects stand: timings, device, versions, into the record, not into any digest.
 
     Raises:
         StorageError: the store refused, after some tries.
@@ -98,8 +98,7 @@ def write_shard(layout: Layout, shard: int, arrays: Arrays, facts: Mapping[str, 
     level = int(layout.identity["compression_level"])
     data = {name: codec.encode(name, arrays[name], level) for name in ARRAYS}
     held = {name: _place(layout, shard, name, data[name]) for name in ARRAYS}
-    record = _record(layout, shard, arrays, data, facts or {})
-    record, written = _commit(layout, shard, record)
+    record, written = _commit(layout, shard, _record(layout, shard, arrays, data, facts()))
     for name in ARRAYS:
         _settle(layout, shard, name, record, held[name])
     return Outcome(record, written)

@@ -5,6 +5,7 @@
     commits/<shard:08d>.json     the shard is whole: written last, create-if-absent; readers go by these alone
     failed/<shard:08d>.json      given up after its attempts, with the traceback; a later start tries again
     manifest.json                at the end: ordered ranges, hashes of their decoded arrays, digest of the corpus
+    working/, runs/, quote.json  for operators: what is in hand, what it cost, what was foretold (ledger.py, quote.py)
 
 The number of samples is not part of the identity. A corpus is extended by asking for more: shards are always whole
 (a number of samples is rounded up to whole shards), so what stands is never touched again; only the shape in the two
@@ -14,6 +15,7 @@ The number of samples is not part of the identity. A corpus is extended by askin
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +35,7 @@ from dakter.errors import ConfigError, ConflictError, DataError, IntegrityError,
 SCHEMA_VERSION = 1
 ARRAYS = ("image", "soft_label")
 _COMMITS, _FAILED = "commits", "failed"
+_NUMBERED = re.compile(r"\d{8}\.json")
 
 
 class CorpusConfig(Config):
@@ -48,6 +51,12 @@ class CorpusConfig(Config):
     compression_level: int = setting(3, "zstd level", ge=1, le=19)
     max_attempts: int = setting(
         3, "how often a shard is begun within one run (errors, dead workers) before it is set aside in failed/", ge=1
+    )
+    patience_s: float = setting(
+        300,
+        "how long a worker waits out a store, disk or memory that fails before it gives its place up to another",
+        unit="s",
+        ge=0,
     )
     stall_s: int = setting(1800, "give up when no worker gives a sign of life for so long", unit="s", ge=5)
 
@@ -175,15 +184,16 @@ class Layout:
         """Shards that are whole, ascending: one listing."""
         return self._numbered(_COMMITS)
 
+    def committed_at(self) -> dict[int, float]:
+        """When each whole shard was committed, by the store's clock (Unix seconds): one listing."""
+        return {_number(name): at for name, at in self.objects.modified(_COMMITS).items() if _NUMBERED.fullmatch(name)}
+
     def failed(self) -> list[int]:
         """Shards that were given up, ascending: one listing. One that was committed later may still be among them."""
         return self._numbered(_FAILED)
 
     def _numbered(self, folder: str) -> list[int]:
-        names = storage.sizes(self.place(folder))
-        return sorted(
-            int(name[:8]) for name in names if len(name) == 13 and name[:8].isdigit() and name.endswith(".json")
-        )
+        return sorted(_number(name) for name in self.objects.modified(folder) if _NUMBERED.fullmatch(name))
 
     def document(self, array: str) -> dict[str, Any]:
         """The ``zarr.json`` of an array."""
@@ -250,6 +260,10 @@ class Layout:
                 storage.put_new(self.place(key), data)
             except FileExistsError:
                 continue  # an earlier start or another writer put the same
+
+
+def _number(name: str) -> int:
+    return int(name[:8])
 
 
 def differences(stands: Any, wanted: Any, prefix: str = "") -> list[str]:

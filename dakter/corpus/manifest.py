@@ -1,10 +1,10 @@
-"""The whole of a corpus, from storage alone: where it stands, whether its bytes are right, its manifest and digest."""
+"""The whole of a corpus, from storage alone: whether its bytes are right, its manifest and digest."""
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -17,38 +17,13 @@ from dakter.corpus.commit import check_record, read_commit
 from dakter.corpus.layout import ARRAYS, Layout
 from dakter.corpus.shard import sha256
 from dakter.errors import IntegrityError, listing
+from dakter.progress import Progress
 
 log = logging.getLogger("dakter.corpus")
 T = TypeVar("T")
 
 # Readers at a time: for whole shards as many as fit in memory (100 MB decoded each), for records many.
-_SHARDS_AT_ONCE, _RECORDS_AT_ONCE = 4, 16
-
-
-def status(layout: Layout) -> dict[str, Any]:
-    """Where a corpus stands: counts of shards and samples, what was given up and why, whether it is finalised."""
-    committed, size = layout.committed(), layout.samples_per_shard
-    planned = max(layout.planned_shards(), len(committed))
-    manifest = read_manifest(layout)
-    return {
-        "url": layout.url,
-        "num_samples": len(committed) * size,
-        "num_samples_planned": planned * size,
-        "num_shards": len(committed),
-        "num_shards_planned": planned,
-        "num_shards_missing": planned - len(committed),
-        "samples_per_shard": size,
-        "failed": _each(
-            sorted(set(layout.failed()) - set(committed)), lambda shard: _failure(layout, shard), _RECORDS_AT_ONCE
-        ),
-        "finalised": manifest is not None and [row["shard"] for row in manifest["ranges"]] == committed,
-        "digest": manifest["digest"] if manifest else None,
-    }
-
-
-def _failure(layout: Layout, shard: int) -> dict[str, Any]:
-    record = dict(layout.read_json(layout.failed_key(shard)))
-    return {key: record.get(key) for key in ("shard", "first", "count", "attempts", "error")}
+_SHARDS_AT_ONCE, RECORDS_AT_ONCE = 4, 16
 
 
 def read_manifest(layout: Layout) -> dict[str, Any] | None:
@@ -72,7 +47,7 @@ def records(layout: Layout, shards: Iterable[int]) -> list[dict[str, Any]]:
             raise IntegrityError(f"{layout.place(layout.commit_key(shard))}: gone; shard {shard} is not committed")
         return record
 
-    return _each(shards, read, _RECORDS_AT_ONCE)
+    return list(each(shards, read, RECORDS_AT_ONCE))
 
 
 def ranges(commit_records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -98,9 +73,7 @@ def finalise(layout: Layout) -> dict[str, Any]:
     found = records(layout, shards)
     layout.grow(max(shards, default=-1) + 1)
     layout.check_documents()
-    faults = [
-        fault for faults in _each(found, lambda record: _faults(layout, record), _SHARDS_AT_ONCE) for fault in faults
-    ]
+    faults = _all_faults(layout, found, deep=True, what="finalise")
     if faults:
         raise IntegrityError(
             f"{layout.url}: not finalised, {len(faults)} faults:\n{listing(list(map(describe, faults)))}"
@@ -120,8 +93,11 @@ def finalise(layout: Layout) -> dict[str, Any]:
     return manifest
 
 
-def verify(layout: Layout) -> dict[str, Any]:
-    """Hash and decode every committed shard anew, and look for what does not belong.
+def verify(layout: Layout, *, deep: bool = True) -> dict[str, Any]:
+    """Hash every byte of every committed shard anew, and look for what does not belong.
+
+    Args:
+        deep: decode the arrays and hash them too, which finds what was stored wrong from the start.
 
     Returns:
         Counts, ``digest`` of what was read, ``faults`` (each with kind, shard, key, detail): ``missing``,
@@ -139,7 +115,7 @@ def verify(layout: Layout) -> dict[str, Any]:
         except IntegrityError as error:  # one broken record must not hide what else is wrong
             return error
 
-    for shard, record in zip(committed, _each(committed, read, _RECORDS_AT_ONCE), strict=True):
+    for shard, record in zip(committed, each(committed, read, RECORDS_AT_ONCE), strict=True):
         try:
             if isinstance(record, IntegrityError):
                 raise record
@@ -147,8 +123,7 @@ def verify(layout: Layout) -> dict[str, Any]:
             found.append(record)
         except IntegrityError as error:
             faults.append(_fault("foreign", shard, layout.commit_key(shard), str(error)))
-    for broken in _each(found, lambda record: _faults(layout, record), _SHARDS_AT_ONCE):
-        faults += broken
+    faults += _all_faults(layout, found, deep=deep, what="verify")
     faults += _duplicates(found)
     strangers, uncommitted = _strangers(layout, set(committed))
     faults += strangers
@@ -162,6 +137,7 @@ def verify(layout: Layout) -> dict[str, Any]:
             faults.append(_fault("manifest", None, "manifest.json", "its digest is not that of its ranges"))
     return {
         "url": layout.url,
+        "deep": deep,
         "num_shards": len(committed),
         "num_samples": len(committed) * layout.samples_per_shard,
         "digest": digest_json(rows),
@@ -180,7 +156,16 @@ def _fault(kind: str, shard: int | None, key: str, detail: str) -> dict[str, Any
     return {"kind": kind, "shard": shard, "key": key, "detail": detail}
 
 
-def _faults(layout: Layout, record: dict[str, Any]) -> list[dict[str, Any]]:
+def _all_faults(layout: Layout, found: list[dict[str, Any]], *, deep: bool, what: str) -> list[dict[str, Any]]:
+    progress = Progress(log, what, len(found), "shards")
+    faults = []
+    for broken in each(found, lambda record: _faults(layout, record, deep), _SHARDS_AT_ONCE):
+        faults += broken
+        progress.advance()
+    return faults
+
+
+def _faults(layout: Layout, record: dict[str, Any], deep: bool) -> list[dict[str, Any]]:
     faults = []
     for name, shape in layout.content.shapes(1).items():
         entry, shard, key = record["objects"][name], record["shard"], layout.key(name, record["shard"])
@@ -195,6 +180,8 @@ def _faults(layout: Layout, record: dict[str, Any]) -> list[dict[str, Any]]:
         if sha256(data) != entry["stored_sha256"]:
             faults.append(_fault("altered", shard, key, "the stored bytes are not those of the record"))
             continue
+        if not deep:
+            continue
         try:
             decoded = sha256(codec.decode(data, shape[1:], layout.samples_per_shard, where=layout.place(key)))
         except IntegrityError as error:
@@ -203,6 +190,21 @@ def _faults(layout: Layout, record: dict[str, Any]) -> list[dict[str, Any]]:
         if decoded != entry["decoded_sha256"]:
             faults.append(_fault("altered", shard, key, "the decoded samples are not those of the record"))
     return faults
+
+
+def repair(layout: Layout, faults: Iterable[dict[str, Any]]) -> list[int]:
+    """Take back the commit of every shard at fault, so that the next start makes just those again.
+
+    Objects are left where they are: a writer replaces those of an uncommitted shard. A duplicate's original is not
+    touched. Objects that are no part of the layout are left too: they may be somebody's.
+
+    Returns:
+        The shards whose commits were taken back or were gone, ascending.
+    """
+    broken = sorted({int(fault["shard"]) for fault in faults if fault["shard"] is not None})
+    for shard in broken:
+        storage.delete(layout.place(layout.commit_key(shard)))
+    return broken
 
 
 def _duplicates(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -236,6 +238,7 @@ def _strangers(layout: Layout, committed: set[int]) -> tuple[list[dict[str, Any]
     return faults, uncommitted
 
 
-def _each(items: Iterable[Any], what: Callable[[Any], T], at_once: int) -> list[T]:
+def each(items: Iterable[Any], what: Callable[[Any], T], at_once: int) -> Iterator[T]:
+    """``what`` of every item, done by ``at_once`` threads, in the order of the items."""
     with ThreadPoolExecutor(at_once) as pool:
-        return list(pool.map(what, items))
+        yield from pool.map(what, items)

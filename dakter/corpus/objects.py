@@ -43,6 +43,24 @@ class Objects:
         """The tag of the version that stands; raises FileNotFoundError or StorageError."""
         return str(self._call(key, "look-up", lambda: obstore.head(self._at(), key))["e_tag"])
 
+    def modified(self, folder: str) -> dict[str, float]:
+        """Every object below ``folder``: path relative to it -> time of its last change (Unix seconds).
+
+        One listing; empty if nothing is there.
+        """
+
+        def collect() -> dict[str, float]:
+            return {
+                entry["path"].removeprefix(f"{folder}/"): entry["last_modified"].timestamp()
+                for batch in obstore.list(self._at(), prefix=folder)
+                for entry in batch
+            }
+
+        try:
+            return self._call(folder, "listing", collect)
+        except FileNotFoundError:
+            return {}
+
     def create(self, key: str, data: bytes) -> str:
         """Put ``data`` only if nothing stands there and return its tag.
 

@@ -110,7 +110,9 @@ class Cluster:
         self._made += 1
         name = f"n{self._made}"
         address = self.env["RAY_ADDRESS"]
-        node = _start(self.folder / name, name, self.env, ["--address", address, "--num-cpus", str(num_cpus)], disk_bytes)
+        node = _start(
+            self.folder / name, name, self.env, ["--address", address, "--num-cpus", str(num_cpus)], disk_bytes
+        )
         self.nodes[name] = node
         if wait:
             _wait_until_up(node)
@@ -128,7 +130,9 @@ class Cluster:
         command = [sys.executable, "-m", "jobs.suites._loopback_ray", "drain-node", "--node-id", str(node.node_id())]
         command += ["--address", self.env["RAY_ADDRESS"], "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
         command += ["--reason-message", "spot notice", "--deadline-remaining-seconds", str(deadline_s)]
-        done = subprocess.run(command, cwd=_ROOT, env=self.env, text=True, capture_output=True, timeout=120, check=False)
+        done = subprocess.run(
+            command, cwd=_ROOT, env=self.env, text=True, capture_output=True, timeout=120, check=False
+        )
         if done.returncode:
             raise StorageError(f"ray drain-node {node.name} failed: {(done.stdout + done.stderr)[-2000:]}")
 
@@ -196,7 +200,9 @@ def _wait_until_up(node: Node, timeout_s: float = 120) -> None:
     log = node.folder / "log"
     while "Ray runtime started" not in log.read_text():
         if node.process.poll() is not None or time.monotonic() > deadline:
-            raise StorageError(f"Ray's node {node.name} did not start within {timeout_s:g} s: {log.read_text()[-2000:]}")
+            raise StorageError(
+                f"Ray's node {node.name} did not start within {timeout_s:g} s: {log.read_text()[-2000:]}"
+            )
         time.sleep(0.2)
 
 

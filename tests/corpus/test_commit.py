@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from fake_pairs import FakeSampler
 
 from dakter import storage
-from dakter.corpus import codec, commit, manifest
+from dakter.corpus import codec, commit, manifest, status
 from dakter.corpus.commit import Outcome, read_commit, set_aside, write_shard
 from dakter.corpus.layout import CorpusConfig, Layout
 from dakter.corpus.shard import Arrays, compute, sha256
@@ -51,7 +52,7 @@ def test_the_record_comes_last_and_describes_the_bytes(layout: Layout, monkeypat
         return create(key, data)
 
     monkeypatch.setattr(layout.objects, "create", note_create)
-    outcome = write_shard(layout, 2, arrays(2), {"device": "cpu"})
+    outcome = write_shard(layout, 2, arrays(2), lambda: {"device": "cpu"})
     assert outcome.written
     assert puts == ["data.zarr/image/c/2/0/0/0", "data.zarr/soft_label/c/2/0/0/0", "commits/00000002.json"]
     assert (outcome.record["first"], outcome.record["count"]) == (16, 8)
@@ -66,7 +67,7 @@ def test_many_writers_of_one_shard_agree_on_one_record(layout: Layout) -> None:
 
     def write(number: int) -> None:
         start.wait()
-        outcomes.append(write_shard(layout, 0, arrays(0), {"writer": number}))
+        outcomes.append(write_shard(layout, 0, arrays(0), functools.partial(dict, writer=number)))
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(6)]
     for thread in threads:
@@ -173,9 +174,9 @@ def test_a_half_written_shard_is_adopted_or_replaced(layout: Layout) -> None:
 
 def test_a_commit_outweighs_the_mark_of_failure(layout: Layout) -> None:
     set_aside(layout, 2, attempts=3, error="RuntimeError: no", traceback="Traceback ...")
-    assert [row["shard"] for row in manifest.status(layout)["failed"]] == [2]
+    assert [row["shard"] for row in status.status(layout)["failed"]] == [2]
     write_shard(layout, 2, arrays(2))
-    assert manifest.status(layout)["failed"] == []
+    assert status.status(layout)["failed"] == []
 
 
 def test_a_record_of_another_corpus_is_refused(layout: Layout) -> None:
@@ -189,7 +190,7 @@ def test_a_record_of_another_corpus_is_refused(layout: Layout) -> None:
 
 def test_order_and_interruption_leave_no_trace_in_the_digest(layout: Layout, tmp_path: Any) -> None:
     for shard in (3, 0, 2):
-        write_shard(layout, shard, arrays(shard), {"order": shard})
+        write_shard(layout, shard, arrays(shard), functools.partial(dict, order=shard))
     partial = manifest.finalise(layout)
     assert partial["num_samples"] == 24
     write_shard(layout, 1, arrays(1))

@@ -12,7 +12,7 @@ import pytest
 from fake_pairs import FakeSampler
 
 from dakter import storage
-from dakter.corpus import manifest
+from dakter.corpus import manifest, status
 from dakter.corpus.commit import write_shard
 from dakter.corpus.layout import CorpusConfig, Layout
 from dakter.corpus.shard import Arrays, compute
@@ -46,10 +46,10 @@ def test_a_fault_at_any_step_changes_nothing(
     layout.grow(4)
     storage.put(layout.place(layout.key("image", 1)), b"left by a writer that died")
     for shard in range(4):
-        outcome = write_shard(layout, shard, arrays(shard), {"shard": shard})
+        outcome = write_shard(layout, shard, arrays(shard))
         assert outcome.written, "nobody else is there"
     assert manifest.finalise(layout)["digest"] == undisturbed
-    assert manifest.status(layout)["num_shards_missing"] == 0
+    assert status.status(layout)["num_shards_missing"] == 0
     delivered = fault_proxy.change(rate=0)["delivered"].get(kind, 0) - before
     assert delivered == count if kind == "timeout" else delivered >= 5
     found = manifest.verify(layout)

@@ -6,7 +6,7 @@ import pytest
 from fake_pairs import FakeSampler
 
 from dakter import storage
-from dakter.corpus import manifest
+from dakter.corpus import manifest, status
 from dakter.corpus.commit import set_aside, write_shard
 from dakter.corpus.layout import CorpusConfig, Layout
 from dakter.corpus.shard import compute
@@ -24,12 +24,12 @@ def layout(place: str) -> Layout:
 
 def test_status_counts_from_storage_alone(layout: Layout) -> None:
     set_aside(layout, 4, attempts=3, error="RuntimeError: no", traceback="...")
-    found = manifest.status(Layout.open(layout.url))
+    found = status.status(Layout.open(layout.url))
     assert (found["num_samples"], found["num_samples_planned"], found["num_shards_missing"]) == (32, 40, 1)
     assert found["failed"] == [{"shard": 4, "first": 32, "count": 8, "attempts": 3, "error": "RuntimeError: no"}]
     assert found["finalised"] is False
     manifest.finalise(layout)
-    assert manifest.status(layout)["finalised"] is True
+    assert status.status(layout)["finalised"] is True
 
 
 def test_a_sound_corpus_has_no_faults(layout: Layout) -> None:

@@ -17,7 +17,7 @@ import torch
 from fake_pairs import FakeSampler
 
 from dakter import storage
-from dakter.corpus import manifest
+from dakter.corpus import ledger, manifest, quote
 from dakter.corpus.commit import write_shard
 from dakter.corpus.layout import CorpusConfig, Layout
 from dakter.corpus.reader import CorpusReader
@@ -27,9 +27,11 @@ from dakter.diffusion.pipeline import JointDiffusionPipeline, save_model
 from dakter.diffusion.schedule import DiffusionConfig
 from dakter.errors import ConflictError, DakterError, IntegrityError, Stopped
 from dakter.schema import OSD
-from jobs import _cli, generate
+from jobs import _cli, _generation, generate
+from jobs import _corpus_verbs as verbs
 from jobs._cli import Stop
 from jobs._ray import RayConfig, session
+from jobs._shards import Row
 
 SAMPLES, SHARD = 48, 8
 
@@ -61,17 +63,17 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(manifest.finalise(layout)["digest"])
 
 
-def in_process(ray: Any, factory: Any, work: Any, config: Any, **other: Any) -> Iterator[tuple[int, str]]:
+def in_process(ray: Any, factory: Any, work: Any, config: Any, **other: Any) -> Iterator[Row]:
     """In place of ``fan_out``, where the pool of actors is not what a test is about."""
     layout = Layout.open(work.corpus)
     for shard in work.shards:
         write_shard(layout, shard, compute(factory(), shard * layout.samples_per_shard, layout.samples_per_shard))
-        yield shard, "written"
+        yield Row(shard, "written", 1)
 
 
 def run_in_process(settings: generate.GenerateSettings, **sampler: Any) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generate, "fan_out", in_process)
+        patch.setattr(_generation, "fan_out", in_process)
         return run(settings, **sampler)
 
 
@@ -88,6 +90,10 @@ def settings(out: str | Path, **changes: Any) -> generate.GenerateSettings:
 
 def run(settings: generate.GenerateSettings, stop: Stop | None = None, **sampler: Any) -> dict[str, Any]:
     return generate.run_with(settings, stop or Stop(), functools.partial(FakeSampler, **sampler))
+
+
+def verify(settings: generate.GenerateSettings, **options: bool) -> dict[str, Any]:
+    return verbs.verify_with(settings, Stop(), verbs.VerifyOptions(**options), FakeSampler)
 
 
 def traced(folder: Path) -> list[int]:
@@ -124,8 +130,8 @@ def test_three_workers_on_s3_make_the_same_corpus_once(
     again = run(ours, poison=0)  # nothing is drawn any more
     assert again["already_done"] is True
     assert again["corpus_digest"] == undisturbed
-    assert generate.show_status(ours, Stop())["num_shards_missing"] == 0
-    assert generate.verify(ours, Stop())["digest"] == undisturbed
+    assert verbs.show_status(ours, Stop())["num_shards_missing"] == 0
+    assert verify(ours)["digest"] == undisturbed
 
 
 def test_more_samples_extend_and_other_settings_are_refused(own_ray: Any, undisturbed: str, tmp_path: Path) -> None:
@@ -164,9 +170,9 @@ def test_poisoned_shards_are_set_aside_and_the_rest_goes_on(own_ray: Any, undist
     record = storage.read_json(layout.place(layout.failed_key(1)))
     assert "Traceback" in record["traceback"]
     assert "fake_pairs.py" in record["traceback"]
-    assert [row["shard"] for row in generate.show_status(ours, Stop())["failed"]] == [1, 4]
+    assert [row["shard"] for row in verbs.show_status(ours, Stop())["failed"]] == [1, 4]
     assert run_in_process(ours)["corpus_digest"] == undisturbed  # the cause is mended
-    assert generate.show_status(ours, Stop())["failed"] == []
+    assert verbs.show_status(ours, Stop())["failed"] == []
 
 
 def test_sigterm_keeps_what_is_committed_and_the_same_command_resumes(
@@ -200,7 +206,7 @@ def test_two_drivers_at_once_do_no_harm(own_ray: Any, undisturbed: str, tmp_path
     for driver in drivers:
         driver.join(120)
     assert [outcome["corpus_digest"] for outcome in outcomes] == [undisturbed] * 2
-    assert generate.verify(settings(tmp_path), Stop())["faults"] == []
+    assert verify(settings(tmp_path))["faults"] == []
 
 
 def test_rows_that_are_lost_without_a_word_are_made_again(
@@ -208,17 +214,17 @@ def test_rows_that_are_lost_without_a_word_are_made_again(
 ) -> None:
     rounds: list[tuple[int, ...]] = []
 
-    def losing(ray: Any, factory: Any, work: Any, config: Any, **other: Any) -> Iterator[tuple[int, str]]:
+    def losing(ray: Any, factory: Any, work: Any, config: Any, **other: Any) -> Iterator[Row]:
         """Says that all is written but makes all but the last two: what max_errored_blocks would do."""
         rounds.append(work.shards)
         made = work.shards if len(work.shards) == 2 else work.shards[:-2]
         list(in_process(ray, factory, dataclasses.replace(work, shards=made), config))
-        return iter((shard, "written") for shard in work.shards)
+        return iter(Row(shard, "written", 1) for shard in work.shards)
 
-    monkeypatch.setattr(generate, "fan_out", losing)
+    monkeypatch.setattr(_generation, "fan_out", losing)
     assert run(settings(tmp_path / "a"))["corpus_digest"] == undisturbed
     assert rounds == [(0, 1, 2, 3, 4, 5), (4, 5)]
-    monkeypatch.setattr(generate, "fan_out", lambda *args, **other: iter([(0, "written")]))
+    monkeypatch.setattr(_generation, "fan_out", lambda *args, **other: iter([Row(0, "written", 1)]))
     with pytest.raises(DakterError, match="no shard came out of a whole round"):
         run(settings(tmp_path / "b"))
     assert not storage.exists(str(tmp_path / "b" / "corpus" / "manifest.json"))
@@ -231,9 +237,94 @@ def test_verify_names_the_fault_and_exits_1(own_ray: Any, undisturbed: str, tmp_
     data[7] ^= 1
     storage.put(layout.place(layout.key("image", 0)), bytes(data))
     with pytest.raises(IntegrityError, match=r"altered: shard 0 data\.zarr/image/c/0/0/0/0") as raised:
-        generate.verify(settings(tmp_path), Stop())
+        verify(settings(tmp_path))
     assert raised.value.exit_status == 1
     assert storage.read_json(str(tmp_path / "stages" / "verify.json"))["faults"][0]["kind"] == "altered"
+
+
+def test_repair_makes_just_the_broken_shards_again(own_ray: Any, undisturbed: str, tmp_path: Path) -> None:
+    run_in_process(settings(tmp_path))
+    layout = Layout.open(str(tmp_path / "corpus"))
+    storage.put(layout.place(layout.key("image", 1)), b"cut")
+    storage.delete(layout.place(layout.key("soft_label", 4)))
+    (trace := tmp_path / "trace").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_generation, "fan_out", in_process)
+        factory = functools.partial(FakeSampler, trace=str(trace))
+        found = verbs.verify_with(settings(tmp_path), Stop(), verbs.VerifyOptions(repair=True), factory)
+    assert found["repaired"] == [1, 4]
+    assert traced(trace) == [8, 12, 32, 36]
+    assert verify(settings(tmp_path), deep=True)["digest"] == undisturbed
+    assert manifest.read_manifest(layout) is not None
+
+
+def test_only_a_deep_look_finds_what_was_stored_wrong_from_the_start(own_ray: Any, tmp_path: Path) -> None:
+    run_in_process(settings(tmp_path, corpus__num_samples=8))
+    layout = Layout.open(str(tmp_path / "corpus"))
+    record = storage.read_json(layout.place(layout.commit_key(0)))
+    record["objects"]["image"]["decoded_sha256"] = "0" * 64
+    storage.put_json(layout.place(layout.commit_key(0)), record)
+    storage.delete(layout.place("manifest.json"))
+    assert verify(settings(tmp_path))["faults"] == []
+    with pytest.raises(IntegrityError, match="the decoded samples are not those of the record"):
+        verify(settings(tmp_path), deep=True)
+
+
+def test_a_full_disk_is_waited_out_and_costs_no_attempt(own_ray: Any, undisturbed: str, tmp_path: Path) -> None:
+    mark = str(tmp_path / "full-")
+    ours = settings(tmp_path, corpus__max_attempts=1, ray__generate_workers=1)
+    figures = run(ours, full_at=12, full_mark=mark, full_times=2)
+    assert Path(f"{mark}1").exists(), "it was full twice"
+    assert figures["corpus_digest"] == undisturbed
+
+
+def test_a_worker_whose_disk_stays_full_gives_its_place_up(own_ray: Any, undisturbed: str, tmp_path: Path) -> None:
+    ours = settings(tmp_path, corpus__patience_s=0.0, ray__generate_workers=2)
+    figures = run(ours, full_at=12, full_mark=str(tmp_path / "full-"), full_times=2)
+    assert figures["corpus_digest"] == undisturbed, "the shard went to fresh processes, which had space"
+
+
+def test_a_cap_stops_cleanly_and_a_higher_one_goes_on(own_ray: Any, undisturbed: str, tmp_path: Path) -> None:
+    one = run_in_process(settings(tmp_path / "one", corpus__num_samples=SHARD))["bytes"]
+    capped = settings(tmp_path / "all", budget__max_bytes=int(one * 3.5), ray__generate_workers=2)
+    with pytest.raises(Stopped, match=r"budget\.max_bytes is \d+: \d+ bytes are stored") as raised:
+        run(capped)
+    assert raised.value.exit_status == 4
+    layout = Layout.open(str(tmp_path / "all" / "corpus"))
+    assert layout.committed(), "what was made is kept"
+    assert quote.stored(layout) <= one * 3.5
+    assert [record["outcome"] for record in ledger.runs(layout)] == ["stopped"]
+    with pytest.raises(Stopped, match="max_hours is 1e-09"):
+        run(settings(tmp_path / "all", budget__max_hours=1e-9))
+    assert run_in_process(settings(tmp_path / "all"))["corpus_digest"] == undisturbed
+
+
+def test_a_quote_is_told_from_shards_that_stay(own_ray: Any, undisturbed: str, tmp_path: Path) -> None:
+    ours = settings(tmp_path, ray__generate_workers=2, budget__price_per_hour=4.0)
+    told = verbs.quote_with(ours, Stop(), verbs.QuoteOptions(canary=3), FakeSampler)
+    layout = Layout.open(str(tmp_path / "corpus"))
+    assert len(layout.committed()) == told["measured_shards"] == 3
+    assert (told["num_shards"], told["num_samples"]) == (6, SAMPLES)
+    assert 0 < told["money"]["workers"]["low"] <= told["money"]["workers"]["high"]
+    assert verbs.quote_with(ours, Stop(), verbs.QuoteOptions(canary=2), FakeSampler)["measured_shards"] == 3
+    figures = run(ours)
+    assert figures["corpus_digest"] == undisturbed
+    assert figures["num_samples_made"] == 24
+    compared = figures["quote_against_actual"]
+    assert compared["worker_hours"]["actual"] > 0
+    assert compared["gigabytes"]["within"] is True
+    after = verbs.quote_with(ours, Stop(), verbs.QuoteOptions(), FakeSampler)
+    assert after["quote_against_actual"] == compared
+
+
+def test_a_partial_corpus_can_be_finalised(own_ray: Any, tmp_path: Path) -> None:
+    layout = Layout.begin(str(tmp_path / "corpus"), CorpusConfig(samples_per_shard=SHARD).identity(FakeSampler()))
+    layout.grow(6)
+    for shard in (0, 3):
+        write_shard(layout, shard, compute(FakeSampler(), shard * SHARD, SHARD))
+    found = verbs.finalise(settings(tmp_path), Stop())
+    assert (found["num_shards"], found["num_samples"]) == (2, 16)
+    assert CorpusReader(layout.url).digest == found["digest"]
 
 
 def test_an_actor_that_cannot_start_fails_the_job(own_ray: Any, tmp_path: Path) -> None:
@@ -274,7 +365,7 @@ def test_a_real_model_gives_the_same_pairs_in_shards_of_any_size(own_ray: Any, m
     ours = {"corpus__num_samples": 16, **{key.replace(".", "__"): value for key, value in small.items()}}
     run_real = generate.run(settings(tmp_path / "a", ray__generate_workers=2, **ours), Stop())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generate, "fan_out", in_process)
+        patch.setattr(_generation, "fan_out", in_process)
         generate.run(settings(tmp_path / "b", **{**ours, "corpus__samples_per_shard": 16}), Stop())
     one, other = (CorpusReader(str(tmp_path / name / "corpus")) for name in "ab")
     for mine, theirs in zip(one.sample(range(16)), other.sample(range(16)), strict=True):
@@ -289,5 +380,11 @@ def test_a_real_model_gives_the_same_pairs_in_shards_of_any_size(own_ray: Any, m
     group = storage.read_json(str(tmp_path / "a" / "corpus" / "data.zarr" / "zarr.json"))
     assert group["attributes"]["provenance"]["licence"] == "CC-BY-4.0"
     assert run_real["num_samples"] == 16
+    for name in "ab":
+        again = verbs.regenerate(
+            settings(tmp_path / name, paths__model=model), Stop(), verbs.RegenerateOptions(sample=9)
+        )
+        assert again["equal"], "with the settings that the corpus records, whatever this command says"
+        assert again["micro_batch"] == [8, 11]
     with pytest.raises(ConflictError, match=r"sampler\.sampler\.steps: stands 2, asked for 3"):
         generate.run(settings(tmp_path / "a", **{**ours, "sampler__steps": 3}), Stop())

@@ -1,0 +1,257 @@
+"""Generation: what is missing of a corpus, made in rounds by a pool of actors, then its manifest."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dakter import storage
+from dakter.corpus import ledger, manifest, quote
+from dakter.corpus.budget import BudgetConfig
+from dakter.corpus.layout import CorpusConfig, Layout
+from dakter.corpus.status import failure_lines, status
+from dakter.diffusion.sampler import SamplerConfig
+from dakter.diffusion.softlabel import SoftLabelConfig
+from dakter.errors import DakterError, Stopped, listing
+from dakter.progress import Progress
+from jobs._cli import JobSettings, Plan, Stop, versions
+from jobs._model_sampler import ModelSampler
+from jobs._ray import RayConfig, session, wait_for_resources
+from jobs._shards import SamplerFactory, Work, fan_out, lost
+
+log = logging.getLogger("dakter.jobs.generate")
+
+
+class GenerateSettings(JobSettings):
+    """Sections that generation reads."""
+
+    sampler: SamplerConfig = SamplerConfig()
+    soft_label: SoftLabelConfig = SoftLabelConfig()
+    corpus: CorpusConfig = CorpusConfig()
+    budget: BudgetConfig = BudgetConfig()
+    ray: RayConfig = RayConfig()
+
+
+def factory_of(settings: GenerateSettings) -> SamplerFactory:
+    """What makes the model's sampler in every process."""
+    return functools.partial(
+        ModelSampler,
+        settings.place("model"),
+        settings.sampler,
+        settings.soft_label,
+        settings.corpus.seed,
+        settings.ray.generate_cpus,
+        _device(settings.ray),
+    )
+
+
+def _device(ray: RayConfig) -> str:
+    return "cuda" if ray.generate_gpus else "cpu"
+
+
+def device_of(settings: GenerateSettings) -> str:
+    """The device type that commit records name, e.g. ``"cpu x86_64"``."""
+    return f"{_device(settings.ray)} {platform.machine()}"
+
+
+def run(settings: GenerateSettings, stop: Stop) -> Mapping[str, Any]:
+    """Make what is missing of the corpus, then its manifest; returns the figures of the stage record."""
+    return run_with(settings, stop, factory_of(settings))
+
+
+def run_with(settings: GenerateSettings, stop: Stop, factory: SamplerFactory) -> dict[str, Any]:
+    """``run`` with any sampler; ``factory`` must pickle.
+
+    Raises:
+        ConflictError: a corpus with other settings stands there.
+        DakterError: shards were set aside, or lost; names them. All others are committed.
+        Stopped: as asked, or a cap of ``budget`` is reached; finished shards are kept.
+    """
+    layout, wanted, todo = begin(settings, factory)
+    if not todo and status(layout)["finalised"]:
+        found = manifest.read_manifest(layout)
+        assert found is not None
+        return {**_figures(found, layout), "already_done": True}
+    start = time.monotonic()
+    if todo:
+        make(settings, stop, factory, layout, todo, wanted)
+    seconds = time.monotonic() - start
+    made = len(todo) * layout.samples_per_shard
+    return {
+        **_figures(finish(layout), layout),
+        "num_samples_made": made,
+        "seconds": round(seconds, 3),
+        "samples_per_second": round(made / max(seconds, 1e-9), 3),
+    }
+
+
+def begin(settings: GenerateSettings, factory: SamplerFactory) -> tuple[Layout, int, tuple[int, ...]]:
+    """The corpus, begun if need be and grown to the samples asked for: (layout, shards wanted, shards to make)."""
+    sampler = factory()
+    url = settings.place("corpus")
+    storage.check_writable(url)
+    record = getattr(sampler, "record", {})
+    provenance = {key: record[key] for key in ("source", "licence", "citation", "tiles_digest") if key in record}
+    provenance["model"] = settings.place("model")
+    layout = Layout.begin(url, settings.corpus.identity(sampler), provenance=provenance)
+    wanted = layout.num_shards(settings.corpus.num_samples)
+    layout.grow(wanted)
+    standing = set(layout.committed())
+    return layout, wanted, tuple(shard for shard in range(wanted) if shard not in standing)
+
+
+def finish(layout: Layout) -> dict[str, Any]:
+    """Read all back and write the manifest and what goes with it; returns the manifest."""
+    log.info("generate: reading %d shards back for the manifest", len(layout.committed()))
+    found = manifest.finalise(layout)
+    log.info("generate: %d samples, corpus digest %s", found["num_samples"], found["digest"])
+    return found
+
+
+def _figures(found: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
+    names = layout.content.class_table.names
+    compared = quote.compare(layout, found)
+    for line in quote.comparison_lines(compared):
+        log.info("generate: %s", line)
+    return {
+        "num_samples": found["num_samples"],
+        "num_shards": found["num_shards"],
+        "samples_per_shard": layout.samples_per_shard,
+        "bytes": found["bytes"],
+        "mean_entropy_nats_per_pixel": found["entropy_nats"],
+        "class_shares": dict(zip(names, found["class_shares"], strict=True)),
+        "corpus_digest": found["digest"],
+        **({"quote_against_actual": compared} if compared else {}),
+    }
+
+
+def make(
+    settings: GenerateSettings,
+    stop: Stop,
+    factory: SamplerFactory,
+    layout: Layout,
+    todo: Sequence[int],
+    wanted: int,
+) -> None:
+    """Have ``todo`` made, round after round as long as one brings something: Ray may lose work, commits tell.
+
+    Args:
+        wanted: shards in all, for the log.
+    """
+    size = layout.samples_per_shard
+    for shard in set(todo) & set(layout.failed()):  # a new start tries again what an earlier one gave up
+        storage.delete(layout.place(layout.failed_key(shard)))
+    ledger.sweep(layout)
+    stored = quote.stored(layout) if settings.budget.max_bytes else 0
+    done = (wanted - len(todo)) * size
+    log.info("generate: %d of %d samples stand; %d shards of %d to make", done, wanted * size, len(todo), size)
+    progress = Progress(log, "generate", wanted * size, "samples", done=done)
+    with session(settings.ray) as ray:
+        stop.install()
+        needs = {"CPU": float(settings.ray.generate_cpus), "GPU": settings.ray.generate_gpus}
+        wait_for_resources(ray, needs, 1, timeout_s=settings.ray.start_timeout_s, stop=stop)
+        workers = min(settings.ray.generate_workers, len(todo))
+        record = ledger.RunRecord(layout, workers, ledger.spent_s(layout), stored)
+        try:
+            _rounds(ray, settings, stop, factory, layout, list(todo), progress, record)
+        except BaseException as error:
+            record.end("stopped" if isinstance(error, Stopped | KeyboardInterrupt) else "failed")
+            raise
+        failed = [row for row in status(layout)["failed"] if row["shard"] in set(todo)]
+        record.end("with failed shards" if failed else "done")
+    if failed:
+        raise DakterError(
+            f"{layout.url}: {len(failed)} shards were set aside (tracebacks in failed/); all others are committed. "
+            f"Mend the cause and start again:\n{listing(failure_lines(failed))}"
+        )
+
+
+def _rounds(
+    ray: Any,
+    settings: GenerateSettings,
+    stop: Stop,
+    factory: SamplerFactory,
+    layout: Layout,
+    left: list[int],
+    progress: Progress,
+    record: ledger.RunRecord,
+) -> None:
+    while left:
+        _round(ray, settings, stop, factory, layout, tuple(left), progress, record)
+        still = lost(left, layout)
+        kept = f"{len(layout.committed())} shards of {layout.planned_shards()} are committed"
+        if still:
+            stop.check(kept)
+        if len(still) == len(left):
+            raise DakterError(
+                f"{layout.url}: no shard came out of a whole round, though Ray reported none failed:\n"
+                + listing([f"shard {shard}" for shard in still])
+                + f"\n{kept}; start again to resume"
+            )
+        left = still
+
+
+def _round(
+    ray: Any,
+    settings: GenerateSettings,
+    stop: Stop,
+    factory: SamplerFactory,
+    layout: Layout,
+    shards: tuple[int, ...],
+    progress: Progress,
+    record: ledger.RunRecord,
+) -> None:
+    corpus = settings.corpus
+    work = Work(
+        corpus=layout.url,
+        identity_digest=layout.digest,
+        shards=shards,
+        max_attempts=corpus.max_attempts,
+        patience_s=corpus.patience_s,
+        log_level=settings.log_level,
+        facts={"device": device_of(settings), "versions": versions()},
+    )
+    before = len(lost(shards, layout))
+    try:
+        rows = fan_out(
+            ray,
+            factory,
+            work,
+            settings.ray,
+            run=record,
+            budget=settings.budget,
+            stall_s=corpus.stall_s,
+            should_stop=stop,
+        )
+        for row in rows:
+            log.debug("shard %d: %s", row.shard, row.outcome)
+            if row.outcome in ("written", "stood"):
+                record.count(row.bytes)
+                progress.advance(layout.samples_per_shard)
+    except (DakterError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        if len(lost(shards, layout)) == before:
+            raise DakterError(f"sampling actors failed before any shard was committed: {error}") from error
+        log.warning("generate: the run broke off (%s); what is missing is started again", error)
+
+
+def plan(settings: GenerateSettings) -> Plan:
+    """What ``run`` would do."""
+    corpus, ray, budget = settings.corpus, settings.ray, settings.budget
+    caps = [
+        f"{name} {getattr(budget, name):g}" for name in ("max_hours", "max_cost", "max_bytes") if getattr(budget, name)
+    ]
+    return Plan(
+        reads=[f"model {settings.place('model')}"],
+        computes=[
+            f"{corpus.num_samples} pairs from corpus seed {corpus.seed}, less those that are committed",
+            f"by {ray.generate_workers} actors of {ray.generate_cpus} CPUs and {ray.generate_gpus:g} GPUs",
+            f"within {', '.join(caps)}" if caps else "without a cap on hours, cost or bytes (budget.*)",
+        ],
+        writes=[f"corpus {settings.place('corpus')}"],
+    )
