@@ -7,7 +7,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from dakter.corpus.content import Content
 from dakter.schema import OSD, soft_to_stored
 
 NODE_VARIABLE = "DAKTER_CHAOS_NODE"  # name of the node that a worker runs on
+_CONTENT = Content(OSD, ("vv",), 8, 8, (0.0, 255.0))
 
 
 @dataclass
@@ -38,11 +39,11 @@ class ChaosSampler:
     scratch_bytes: int = 0
     micro_batch: int = 4
     identity: dict[str, Any] = field(default_factory=lambda: {"model_digest": "chaos", "micro_batch": 4})
-    content: ClassVar[Content] = Content(OSD, ("vv",), 8, 8, (0.0, 255.0))
+    content: Content = _CONTENT
 
     def __call__(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self.scratch_bytes:
-            with tempfile.NamedTemporaryFile() as scratch:
+            with tempfile.TemporaryFile(dir=os.environ.get("TMPDIR")) as scratch:
                 scratch.write(b"\0" * self.scratch_bytes)
                 scratch.flush()
         began = time.time()

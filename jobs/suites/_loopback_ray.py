@@ -18,7 +18,7 @@ def _main() -> int:
 
     services.get_node_ip_address = lambda address=None: "127.0.0.1"
     ray_constants.ENABLE_RAY_CLUSTER = True
-    main()
+    main()  # type: ignore[no-untyped-call]
     return 0
 
 

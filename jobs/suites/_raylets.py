@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dakter.errors import StorageError
+from jobs.suites._chaos_sampler import NODE_VARIABLE
 
 _ROOT = Path(__file__).parents[2]
 _OBJECT_STORE_BYTES = 80_000_000  # the least that Ray accepts: rows of a few bytes are all that travels
@@ -50,6 +51,7 @@ class Node:
     name: str
     folder: Path
     process: subprocess.Popen
+    num_cpus: int
     mounted: bool = False
 
     @property
@@ -109,10 +111,7 @@ class Cluster:
         """
         self._made += 1
         name = f"n{self._made}"
-        address = self.env["RAY_ADDRESS"]
-        node = _start(
-            self.folder / name, name, self.env, ["--address", address, "--num-cpus", str(num_cpus)], disk_bytes
-        )
+        node = _start(self.folder / name, self.env, ["--address", self.env["RAY_ADDRESS"]], num_cpus, disk_bytes)
         self.nodes[name] = node
         if wait:
             _wait_until_up(node)
@@ -157,9 +156,9 @@ def cluster(env: dict[str, str], num_nodes: int, *, num_cpus: int = 2) -> Iterat
         "OMP_NUM_THREADS": "1",
         **_HEALTH,
     }
-    options = ["--head", "--port", str(port), "--include-dashboard", "false", "--num-cpus", "0"]
+    options = ["--head", "--port", str(port), "--include-dashboard", "false"]
     options += ["--ray-client-server-port", str(free_port())]
-    head = _start(folder / "head", "head", ours, options, None)
+    head = _start(folder / "head", ours, options, 0, None)
     made = Cluster(folder, {**ours, "RAY_ADDRESS": f"127.0.0.1:{port}"}, head)
     try:
         _wait_until_up(head)
@@ -171,7 +170,8 @@ def cluster(env: dict[str, str], num_nodes: int, *, num_cpus: int = 2) -> Iterat
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start(folder: Path, name: str, env: dict[str, str], options: list[str], disk_bytes: int | None) -> Node:
+def _start(folder: Path, env: dict[str, str], options: list[str], num_cpus: int, disk_bytes: int | None) -> Node:
+    name = folder.name
     for part in ("home", "disk"):
         (folder / part).mkdir(parents=True)
     mounted = False
@@ -179,10 +179,11 @@ def _start(folder: Path, name: str, env: dict[str, str], options: list[str], dis
         mount = ["mount", "-t", "tmpfs", "-o", f"size={disk_bytes}", "tmpfs", str(folder / "disk")]
         mounted = subprocess.run(mount, check=False, capture_output=True).returncode == 0
     command = [sys.executable, "-m", "jobs.suites._loopback_ray", "start", "--block", "--node-ip-address", "127.0.0.1"]
-    command += ["--temp-dir", str(folder / "r"), "--object-store-memory", str(_OBJECT_STORE_BYTES)]
+    command += ["--num-cpus", str(num_cpus), "--temp-dir", str(folder / "r")]
+    command += ["--object-store-memory", str(_OBJECT_STORE_BYTES)]
     # Fixed ranges of worker ports would collide between the nodes of one machine.
     command += ["--min-worker-port", "0", "--max-worker-port", "0", "--dashboard-agent-listen-port", "0"]
-    own = {"HOME": str(folder / "home"), "TMPDIR": str(folder / "disk"), "DAKTER_CHAOS_NODE": name}
+    own = {"HOME": str(folder / "home"), "TMPDIR": str(folder / "disk"), NODE_VARIABLE: name}
     with open(folder / "log", "ab") as log:
         process = subprocess.Popen(
             [*command, "--disable-usage-stats", *options],
@@ -192,7 +193,7 @@ def _start(folder: Path, name: str, env: dict[str, str], options: list[str], dis
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return Node(name, folder, process, mounted)
+    return Node(name, folder, process, num_cpus, mounted)
 
 
 def _wait_until_up(node: Node, timeout_s: float = 120) -> None:
