@@ -73,7 +73,7 @@ SCALES = {
 }
 _CPUS = 3  # of a node: its actors, one of the second driver, and slots that keep Ray Data from waiting
 _DRAIN_GRACE_S = 5.0  # how long after its notice a node may still begin a shard: the driver looks now and then
-_REQUEST_TIMEOUT_S = 5
+_REQUEST_TIMEOUT_S = 5.0
 
 
 def run(settings: BenchmarkSettings, stop: Stop) -> dict[str, Any]:
@@ -92,11 +92,14 @@ def disturb(scale: Scale, stop: Stop, *, seed: int) -> dict[str, Any]:
     log.info("chaos: logs and traces in %s", work)
     plain = _undisturbed(scale)
     start = time.monotonic()
-    os.environ["DAKTER_S3_TIMEOUT_S"] = str(_REQUEST_TIMEOUT_S)
     with (
         _moto.bucket() as bucket,
-        running(os.environ["AWS_ENDPOINT_URL"], work, seed=seed, hang_s=4.0 * _REQUEST_TIMEOUT_S) as proxy,
-        cluster({**os.environ, "AWS_ENDPOINT_URL": proxy.url}, scale.nodes - 1, num_cpus=_CPUS) as nodes,
+        running(os.environ["AWS_ENDPOINT_URL"], work, seed=seed, hang_s=4 * _REQUEST_TIMEOUT_S) as proxy,
+        cluster(
+            {**os.environ, "AWS_ENDPOINT_URL": proxy.url, "DAKTER_S3_TIMEOUT_S": str(_REQUEST_TIMEOUT_S)},
+            scale.nodes - 1,
+            num_cpus=_CPUS,
+        ) as nodes,
     ):
         nodes.add(num_cpus=_CPUS, disk_bytes=FULL_DISK_BYTES)
         started = time.monotonic()
@@ -117,6 +120,7 @@ def disturb(scale: Scale, stop: Stop, *, seed: int) -> dict[str, Any]:
         "store_faults": dict(delivered),
         "store_faults_by_operation": store["by_operation"],
         "store_requests_passed": store["passed"],
+        "retries": sum(path.read_text(errors="replace").count("; again in ") for path in work.glob("*.log")),
         "driver_exits": account.exits,
         "digest": verified["digest"],
         "digest_undisturbed": digest_json(plain),
