@@ -143,6 +143,11 @@ class Disturber:
         per_shard = 4 * self._scale.micro_batches
         return len({trace.first // per_shard for trace in traces(self._traces)}) / self._scale.shards
 
+    def said(self, words: str) -> int:
+        """How many lines of the drivers' logs, to which those of their workers go, hold ``words``."""
+        logs = [self._work / f"{name}.log" for name in ("main", "twin")]
+        return sum(words in line for path in logs if path.exists() for line in open(path, errors="replace"))
+
     def _pending(self) -> int:
         return len(self._due) + len(self._later) + (self._twin is not None)
 
@@ -234,8 +239,16 @@ class Disturber:
         with suppress(OSError), open(filler, "wb", buffering=0) as file:
             while True:
                 file.write(bytes(4096))
-        self._soon(self._scale.full_s, lambda: filler.unlink(missing_ok=True))
+        felt = self.said("No space left")
+        self._soon(self._scale.full_s, lambda: self._free(filler, felt, time.monotonic() + 10 * self._scale.full_s))
         return True
+
+    def _free(self, filler: Path, felt: int, deadline: float) -> None:
+        """Make room again, once a worker has felt that there is none."""
+        if self.said("No space left") > felt or time.monotonic() > deadline:
+            filler.unlink(missing_ok=True)
+        else:
+            self._soon(1.0, lambda: self._free(filler, felt, deadline))
 
     def _drain(self) -> bool:
         node = self._victim()
@@ -268,7 +281,7 @@ class Disturber:
             record = layout.read_json(layout.failed_key(shard))
             if shard != self._poisoned:
                 self.account.set_aside[shard] = str(record["error"])
-            elif len(committed) == self._scale.shards - 1 and self.account.exits[-1] == "1":
+            elif len(committed) == self._scale.shards - 1 and self.account.exits[-1] == "1" and not self._due:
                 self.account.poison_traceback = str(record["traceback"])
                 self._mark.unlink(missing_ok=True)
                 log.info("chaos: all but the poisoned shard are committed; the poison is lifted")

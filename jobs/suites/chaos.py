@@ -120,7 +120,8 @@ def disturb(scale: Scale, stop: Stop, *, seed: int) -> dict[str, Any]:
         "store_faults": dict(delivered),
         "store_faults_by_operation": store["by_operation"],
         "store_requests_passed": store["passed"],
-        "retries": sum(path.read_text(errors="replace").count("; again in ") for path in work.glob("*.log")),
+        "retries": disturber.said("; again in "),
+        "full_disk_refusals": disturber.said("No space left"),
         "driver_exits": account.exits,
         "digest": verified["digest"],
         "digest_undisturbed": digest_json(plain),
@@ -206,6 +207,7 @@ def _broken(scale: Scale, figures: Mapping[str, Any], account: Account, verified
         "the driver said so with exit status 1": "1" in account.exits,
         "and 0 when all was whole": "0" in account.exits,
         "no shard was begun on a node that was to leave": figures["shards_begun_after_drain_notice"] == 0,
+        "the full disk was felt": bool(account.disk_skipped) or figures["full_disk_refusals"] > 0,
     }
     for kind, count in scale.events.items():
         wanted = 0 if kind == "full_disk" and account.disk_skipped else count

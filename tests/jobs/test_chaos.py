@@ -42,6 +42,7 @@ def test_a_broken_promise_is_named(tmp_path: Path) -> None:
         "shards_redone_per_fault": 1.5,
         "shards_redone_per_actor_lost": 0.5,
         "shards_begun_after_drain_notice": 0,
+        "full_disk_refusals": 1,
         "store_faults": dict.fromkeys(KINDS, 2),
     }
     account = Account(exits=["1", "0"], poison_traceback="RuntimeError: sample 8 is poisoned")
