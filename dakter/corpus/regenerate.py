@@ -17,8 +17,10 @@ from dakter.corpus.reader import CorpusReader
 from dakter.corpus.shard import PairSampler
 from dakter.errors import ConfigError, ConflictError, IntegrityError
 
-# Means over a micro-batch: grey levels (of 255) of the images, and total variation of the soft labels.
-IMAGE_TOLERANCE, SOFT_TOLERANCE = 2.0, 0.02
+# Means over a micro-batch: grey levels (of 255) of the images, and total variation of the soft labels. Measured with
+# the demo preset's model, 32 samples, x86 CPU: micro-batches of 4 to 32 and 1 or 2 threads gave equal bytes; bf16
+# against fp32, which differ by more than two devices do, 0.20 levels and 0.0006.
+IMAGE_TOLERANCE, SOFT_TOLERANCE = 1.0, 0.005
 
 
 def regenerate(layout: Layout, sampler: PairSampler, sample: int, facts: Mapping[str, Any]) -> dict[str, Any]:
