@@ -26,6 +26,8 @@ from jobs.suites._raylets import Cluster, Node
 log = logging.getLogger("dakter.jobs.chaos")
 _ROOT = Path(__file__).parents[2]
 FULL_DISK_BYTES = 2 << 20  # size of the disk that fills up
+# Share of the work by which all events have come; a disk fills earlier, so that work is left that feels it.
+_LAST, _LAST_DISK = 0.9, 0.5
 EVENTS = ("actor_kill", "node_loss", "driver_kill", "second_driver", "full_disk", "drain", "outage")
 
 
@@ -93,7 +95,7 @@ class Disturber:
         self._traces.mkdir()
         self._mark.touch()
         self._due = sorted(
-            (self._random.uniform(0.9 * i / count, 0.9 * (i + 1) / count), kind)
+            ((_LAST if kind != "full_disk" else _LAST_DISK) * (i + self._random.random()) / count, kind)
             for kind, count in scale.events.items()
             for i in range(count)
         )
@@ -146,7 +148,8 @@ class Disturber:
     def said(self, words: str) -> int:
         """How many lines of the drivers' logs, to which those of their workers go, hold ``words``."""
         logs = [self._work / f"{name}.log" for name in ("main", "twin")]
-        return sum(words in line for path in logs if path.exists() for line in open(path, errors="replace"))
+        texts = [path.read_text(errors="replace") for path in logs if path.exists()]
+        return sum(words in line for text in texts for line in text.splitlines())
 
     def _pending(self) -> int:
         return len(self._due) + len(self._later) + (self._twin is not None)
