@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import random
 import signal
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dakter.corpus.layout import Layout
-from dakter.errors import DakterError, Stopped
+from dakter.errors import DakterError, Stopped, StorageError
 from jobs._cli import Stop
 from jobs.suites._chaos_sampler import Trace, traces
 from jobs.suites._fault_proxy import KINDS, Proxy
@@ -102,6 +103,7 @@ class Disturber:
         self._later: list[tuple[float, Callable[[], None]]] = []
         self._driver: subprocess.Popen | None = None
         self._twin: subprocess.Popen | None = None
+        self._full: str | None = None  # name of the node whose disk is full
         self.account = Account()
 
     def run(self, stop: Stop) -> None:
@@ -235,7 +237,7 @@ class Disturber:
             self.account.disk_skipped = "no right to mount a small disk"
             self.account.delivered["full_disk"] -= 1
             return True
-        busy = [node for node in nodes if node.actors()]
+        busy = [node for node in nodes if node in self._busy()]
         if not busy:
             return False
         filler = busy[0].disk / "filler"
@@ -243,13 +245,16 @@ class Disturber:
             while True:
                 file.write(bytes(4096))
         felt = self.said("No space left")
-        self._soon(self._scale.full_s, lambda: self._free(filler, felt, time.monotonic() + 10 * self._scale.full_s))
+        self._full = busy[0].name
+        deadline = time.monotonic() + self._scale.full_s + 120
+        self._soon(self._scale.full_s, lambda: self._free(filler, felt, deadline))
         return True
 
     def _free(self, filler: Path, felt: int, deadline: float) -> None:
         """Make room again, once a worker has felt that there is none."""
         if self.said("No space left") > felt or time.monotonic() > deadline:
             filler.unlink(missing_ok=True)
+            self._full = None
         else:
             self._soon(1.0, lambda: self._free(filler, felt, deadline))
 
@@ -257,10 +262,20 @@ class Disturber:
         node = self._victim()
         if node is None or node.node_id() is None:
             return False
-        self._cluster.drain(node, self._scale.drain_s)
-        self.account.drained.append((node.name, time.time()))
-        self._soon(self._scale.drain_s, lambda: self._lose(node) if node.name in self._cluster.nodes else None)
+        notice = self._cluster.drain(node, self._scale.drain_s)
+        self.account.drained.append((node.name, math.inf))  # until the notice is given
+        self._soon(0.5, lambda: self._drained(node, notice))
         return True
+
+    def _drained(self, node: Node, notice: subprocess.Popen) -> None:
+        """Note when the notice was given, and take the node away at its deadline."""
+        if notice.poll() is None:
+            self._soon(0.5, lambda: self._drained(node, notice))
+            return
+        if notice.returncode:
+            raise StorageError(f"ray drain-node {node.name} ended with status {notice.returncode}")
+        self.account.drained[-1] = (node.name, time.time())
+        self._soon(self._scale.drain_s, lambda: self._lose(node) if node.name in self._cluster.nodes else None)
 
     def _outage(self) -> bool:
         kind = ("forbidden", "slow_down", "reset_before")[self.account.delivered["outage"] % 3]
@@ -272,9 +287,13 @@ class Disturber:
         self._proxy.change(outage=None)
 
     def _victim(self) -> Node | None:
-        leaving = {name for name, _ in self.account.drained}
-        busy = [node for node in self._cluster.nodes.values() if node.actors() and node.name not in leaving]
+        busy = self._busy()
         return self._random.choice(busy) if busy else None
+
+    def _busy(self) -> list[Node]:
+        """Nodes with actors on them that suffer nothing yet: no notice to leave, no full disk."""
+        spoken_for = {name for name, _ in self.account.drained} | {self._full}
+        return [node for node in self._cluster.nodes.values() if node.actors() and node.name not in spoken_for]
 
     def _after_exit(self) -> int:
         """Look, beside the proxy, at what was set aside; once only the poison is left, lift it."""
