@@ -71,7 +71,7 @@ class Account:
         lost_actors: sampling actors that died by kills, lost or drained nodes, and drivers: each may cost a shard.
         exits: exit status of each start of the driver (-9: killed), and of second drivers (``twin:4``).
         set_aside: shards other than the poisoned one that were ever set aside -> the error.
-        drained: (node, time of its notice by the wall clock).
+        drained: node -> time of its notice by the wall clock (Unix seconds).
         poison_traceback: as it stood in ``failed/`` of the poisoned shard.
         disk_skipped: why no disk was filled.
     """
@@ -80,7 +80,7 @@ class Account:
     lost_actors: int = 0
     exits: list[str] = field(default_factory=list)
     set_aside: dict[int, str] = field(default_factory=dict)
-    drained: list[tuple[str, float]] = field(default_factory=list)
+    drained: dict[str, float] = field(default_factory=dict)
     poison_traceback: str = ""
     disk_skipped: str | None = None
 
@@ -263,7 +263,7 @@ class Disturber:
         if node is None or node.node_id() is None:
             return False
         notice = self._cluster.drain(node, self._scale.drain_s)
-        self.account.drained.append((node.name, math.inf))  # until the notice is given
+        self.account.drained[node.name] = math.inf  # until the notice is given
         self._soon(0.5, lambda: self._drained(node, notice))
         return True
 
@@ -274,7 +274,7 @@ class Disturber:
             return
         if notice.returncode:
             raise StorageError(f"ray drain-node {node.name} ended with status {notice.returncode}")
-        self.account.drained[-1] = (node.name, time.time())
+        self.account.drained[node.name] = time.time()
         self._soon(self._scale.drain_s, lambda: self._lose(node) if node.name in self._cluster.nodes else None)
 
     def _outage(self) -> bool:
@@ -292,7 +292,7 @@ class Disturber:
 
     def _busy(self) -> list[Node]:
         """Nodes with actors on them that suffer nothing yet: no notice to leave, no full disk."""
-        spoken_for = {name for name, _ in self.account.drained} | {self._full}
+        spoken_for = {*self.account.drained, self._full}
         return [node for node in self._cluster.nodes.values() if node.actors() and node.name not in spoken_for]
 
     def _after_exit(self) -> int:

@@ -187,7 +187,7 @@ def _after_notice(scale: Scale, folder: Path, account: Account) -> int:
     size = 4 * scale.micro_batches
     return sum(
         trace.node == name and trace.first % size == 0 and trace.began > noticed + _DRAIN_GRACE_S
-        for name, noticed in account.drained
+        for name, noticed in account.drained.items()
         for trace in found
     )
 
