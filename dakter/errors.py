@@ -15,6 +15,11 @@ returns for it (0 is "done").
 
 from __future__ import annotations
 
+import errno
+
+# What the operating system says when the machine, not the work, is at fault.
+_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ESTALE}
+
 
 class DakterError(Exception):
     """Base of every failure that dakter names."""
@@ -54,6 +59,16 @@ class Stopped(DakterError):
     """A stop was asked for; work that was finished is kept and the same command resumes."""
 
     exit_status = 4
+
+
+def of_environment(error: BaseException) -> bool:
+    """Whether ``error`` tells of the store or the machine (unreachable, refused, full, out of memory), not of the work.
+
+    Such an error is waited out: the same work may well succeed later, or elsewhere. Any other is the work's own.
+    """
+    if isinstance(error, StorageError | MemoryError | ConnectionError | TimeoutError):
+        return True
+    return isinstance(error, OSError) and error.errno in _MACHINE
 
 
 def listing(items: list[str], most: int = 20) -> str:

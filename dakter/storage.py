@@ -2,23 +2,37 @@
 
 Credentials and endpoint come from the environment as every AWS tool reads them (``AWS_ENDPOINT_URL`` included);
 nothing here stores or prints them.
+
+An operation on a remote store that fails is tried again some times (``patiently``); what still fails is a StorageError,
+whatever the library underneath raised. So is a full disk. Only then has the caller to decide.
 """
 
 from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
+import random
 import shutil
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 
-from dakter.errors import IntegrityError, StorageError
+from dakter.errors import ConfigError, IntegrityError, StorageError
+
+log = logging.getLogger("dakter.storage")
+T = TypeVar("T")
+
+# Seconds between the tries of one operation on a remote store: a shard is dearer than a few seconds.
+WAITS_S = (0.5, 2.0, 8.0)
+CONNECT_TIMEOUT_S = 5.0
+_TIMEOUT_VARIABLE = "DAKTER_S3_TIMEOUT_S"
 
 
 def is_remote(url: str) -> bool:
@@ -43,9 +57,59 @@ def join(url: str, *parts: str) -> str:
     return "/".join([url.rstrip("/"), *(part.strip("/") for part in parts)])
 
 
+def request_timeout_s() -> float:
+    """How long a request to S3 may bring nothing before it counts as failed: DAKTER_S3_TIMEOUT_S, or 30.
+
+    One shard must be sent within it: raise it for uplinks of less than a megabyte per second.
+    """
+    text = os.environ.get(_TIMEOUT_VARIABLE, "30")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise ConfigError(f"{_TIMEOUT_VARIABLE} is {text!r}; expected seconds, e.g. 30")
+    return seconds
+
+
+def patiently(what: Callable[[], T]) -> T:
+    """Do an operation on a remote store, again after a while if the store refuses; it must bear being done twice.
+
+    Every refusal is met so, a 403 as well: credentials expire and are renewed.
+    """
+    for wait_s in WAITS_S:
+        try:
+            return what()
+        except StorageError as error:
+            wait_s *= random.uniform(0.5, 1.5)  # many clients that were refused together must not return together
+            log.warning("%s; again in %.1f s", error, wait_s)
+            time.sleep(wait_s)
+    return what()
+
+
 def _remote(url: str) -> fsspec.AbstractFileSystem:
     # Listings are never cached: other writers put objects at any time.
-    return fsspec.core.url_to_fs(url, use_listings_cache=False)[0]
+    if not url.startswith("s3://"):
+        return fsspec.core.url_to_fs(url, use_listings_cache=False)[0]
+    # Tries are counted in one place, patiently(): those of botocore and s3fs would multiply to many minutes.
+    client = {
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "read_timeout": request_timeout_s(),
+        "retries": {"total_max_attempts": 1},
+    }
+    system = fsspec.core.url_to_fs(url, use_listings_cache=False, config_kwargs=client)[0]
+    system.retries = 1
+    return system
+
+
+def _do(url: str, doing: str, what: Callable[[], T]) -> T:
+    """``what``, with errors that name ``url``; patiently if that is remote."""
+
+    def once() -> T:
+        with _named(url, doing):
+            return what()
+
+    return patiently(once) if is_remote(url) else once()
 
 
 @contextmanager
@@ -62,9 +126,8 @@ def _named(url: str, doing: str) -> Iterator[None]:
             f"{url}: no permission for {doing} ({error}); check the credentials and the bucket's or folder's policy"
         ) from error
     except OSError as error:
-        remedy = (
-            "free some space" if error.errno == errno.ENOSPC else "check the path, the network and AWS_ENDPOINT_URL"
-        )
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "free some space" if full else "check the path, the network and AWS_ENDPOINT_URL"
         raise StorageError(f"{url}: {doing} failed ({error}); {remedy}") from error
     except Exception as error:  # botocore's errors share no base with OSError
         if type(error).__module__.split(".")[0] not in ("botocore", "aiobotocore", "aiohttp"):
@@ -76,38 +139,52 @@ def _named(url: str, doing: str) -> Iterator[None]:
 
 def exists(url: str) -> bool:
     """Whether an object or folder stands at ``url``."""
-    with _named(url, "look-up"):
-        return bool(_remote(url).exists(url)) if is_remote(url) else local_path(url).exists()
+    return _do(url, "look-up", lambda: bool(_remote(url).exists(url)) if is_remote(url) else local_path(url).exists())
 
 
 def read_bytes(url: str) -> bytes:
     """The whole object; raises FileNotFoundError or StorageError."""
-    with _named(url, "reading"):
-        return bytes(_remote(url).cat_file(url)) if is_remote(url) else local_path(url).read_bytes()
+    return _do(
+        url, "reading", lambda: bytes(_remote(url).cat_file(url)) if is_remote(url) else local_path(url).read_bytes()
+    )
 
 
 def put(url: str, data: bytes) -> None:
     """Write a whole object, replacing what was there; readers see the old or the new, never a part."""
-    with _named(url, "writing"):
+
+    def write() -> None:
         if is_remote(url):
             _remote(url).pipe_file(url, data)
             return
         with _beside(local_path(url), data) as temporary:
             os.replace(temporary, local_path(url))
 
+    _do(url, "writing", write)
+
 
 def put_new(url: str, data: bytes) -> None:
-    """Write a whole object only if nothing stands there: of several writers exactly one succeeds.
+    """Write a whole object only if nothing stands there: of several writers at most one succeeds.
 
     Raises:
-        FileExistsError: somebody was first; what they wrote is untouched.
+        FileExistsError: something stands there, untouched. On a remote store it may be this call's own, carried out
+            while the answer was lost: whoever must know compares what stands.
     """
-    with _named(url, "writing"):
-        if is_remote(url):
-            _remote(url).pipe_file(url, data, mode="create")
+
+    def write() -> None:
+        if not is_remote(url):
+            with _beside(local_path(url), data) as temporary:
+                os.link(temporary, local_path(url))  # atomic, and fails if the name is taken
             return
-        with _beside(local_path(url), data) as temporary:
-            os.link(temporary, local_path(url))  # atomic, and fails if the name is taken
+        try:
+            _remote(url).pipe_file(url, data, mode="create")
+        except OSError as error:
+            if not isinstance(error, FileExistsError) and error.errno != errno.EINVAL:  # s3fs's names for a 412
+                raise
+            if not _remote(url).exists(url):
+                raise StorageError(f"{url}: the store said that something stands there, but nothing does") from error
+            raise FileExistsError(f"{url}: something stands there already") from error
+
+    _do(url, "writing", write)
 
 
 @contextmanager
@@ -130,16 +207,20 @@ def _beside(path: Path, data: bytes) -> Iterator[Path]:
 
 def delete(url: str) -> None:
     """Remove one object; silent if it is not there."""
-    with _named(url, "deleting"):
+
+    def remove() -> None:
         if not is_remote(url):
             local_path(url).unlink(missing_ok=True)
         elif _remote(url).exists(url):
             _remote(url).rm_file(url)
 
+    _do(url, "deleting", remove)
+
 
 def sizes(url: str) -> dict[str, int]:
     """Every object below ``url``: path relative to it -> bytes. Empty if nothing is there."""
-    with _named(url, "listing"):
+
+    def find() -> dict[str, int]:
         if is_remote(url):
             system = _remote(url)
             base = system._strip_protocol(url).rstrip("/") + "/"
@@ -148,6 +229,8 @@ def sizes(url: str) -> dict[str, int]:
         root = local_path(url)
         files = sorted(path for path in root.rglob("*") if path.is_file() and not path.name.endswith(".tmp"))
         return {path.relative_to(root).as_posix(): path.stat().st_size for path in files}
+
+    return _do(url, "listing", find)
 
 
 def read_json(url: str) -> Any:
@@ -204,11 +287,14 @@ def download_folder(url: str, folder: Path) -> Path:
 
 def remove_folder(url: str) -> None:
     """Remove a folder or prefix with all below it; silent if it is not there."""
-    with _named(url, "deleting"):
+
+    def remove() -> None:
         if not is_remote(url):
             shutil.rmtree(local_path(url), ignore_errors=True)
         elif _remote(url).exists(url):
             _remote(url).rm(url, recursive=True)
+
+    _do(url, "deleting", remove)
 
 
 def zarr_store(url: str) -> str | Any:

@@ -18,6 +18,7 @@ log = logging.getLogger("dakter.jobs.ray")
 
 # What a worker needs from the driver's environment to reach the same storage and tracking server.
 _FORWARDED = (
+    "DAKTER_S3_TIMEOUT_S",
     "AWS_ENDPOINT_URL",
     "AWS_ENDPOINT_URL_S3",
     "AWS_CA_BUNDLE",

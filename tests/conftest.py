@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from ray_head import Head, start_head
 
+from dakter import storage
+from jobs.suites._fault_proxy import Proxy, running
+
 # One thread a process: tests run side by side with Ray's own processes on two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -41,6 +44,27 @@ def s3_bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     s3fs.S3FileSystem(use_listings_cache=False).mkdir(name)
     yield f"s3://{name}"
     s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(scope="session")
+def fault_proxy(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """A proxy before the S3 server, in its own process, that fails on demand."""
+    with running(s3_server, tmp_path_factory.mktemp("proxy")) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def faulty_bucket(s3_bucket: str, fault_proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """``s3_bucket`` with every client going through the proxy; waits between tries are short."""
+    import s3fs
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", fault_proxy.url)
+    monkeypatch.setenv("DAKTER_S3_TIMEOUT_S", "2")
+    monkeypatch.setattr(storage, "WAITS_S", (0.01,) * 9)
+    s3fs.S3FileSystem.clear_instance_cache()
+    fault_proxy.change(rate=0, left={}, outage=None)
+    yield s3_bucket
+    fault_proxy.change(rate=0, left={}, outage=None)
 
 
 @pytest.fixture(scope="session")

@@ -14,17 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobs.suites._raylets import free_port
+
 ROOT = Path(__file__).parents[1]
-
-
-def free_port() -> int:
-    """A port of loopback outside Ray's own worker range."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if not 10002 <= port <= 19999:
-            return port
 
 
 @dataclass(frozen=True)

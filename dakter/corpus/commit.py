@@ -8,6 +8,15 @@ What holds, whoever else writes: a committed shard's bytes are those of its reco
 3. put the commit record only if absent: of several writers one wins;
 4. look again. If the objects are not those of the record that stands (a late twin replaced them between two looks),
    put back the bytes that the record describes: both twins hold them, and whoever comes last mends.
+
+The store may fail at each step. A step that fails is done again (``storage.patiently``), which every one bears: puts
+are conditional, and what is found standing is compared by its bytes, so a put that was carried out while its answer was
+lost is recognised as one's own. "Something stands there" from a store where nothing stands is a failure like others.
+When the tries are used up a StorageError leaves the shard uncommitted and harmless; write_shard again goes on from
+there.
+
+What no client can shut out: a replacement that the store carries out long after its sender gave up, over the very
+version that a twin with other bytes (another kind of device) committed meanwhile. ``manifest.verify`` names it.
 """
 
 from __future__ import annotations
@@ -15,8 +24,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from dakter import storage
 from dakter.corpus import codec
@@ -25,7 +35,8 @@ from dakter.corpus.shard import Arrays, sha256, summary
 from dakter.errors import IntegrityError, StorageError
 
 log = logging.getLogger("dakter.corpus")
-T = TypeVar("T")
+
+_TRIES = 20  # looks at one object that others keep changing
 
 
 @dataclass(frozen=True)
@@ -38,11 +49,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Held:
-    """One object as this writer left it: its own bytes, the version that stood then, and what it replaced."""
+    """One object as this writer left it: its own bytes, the version that stood then, and what it may have replaced."""
 
     data: bytes
     tag: str
-    replaced: bytes | None = None
+    replaced: tuple[bytes, ...] = ()
 
 
 def read_commit(layout: Layout, shard: int) -> dict[str, Any] | None:
@@ -81,20 +92,13 @@ def write_shard(layout: Layout, shard: int, arrays: Arrays, facts: Callable[[], 
         StorageError: the store refused, after some tries.
         IntegrityError: a committed shard is damaged and this call could not mend it.
     """
-    standing = _patient(lambda: read_commit(layout, shard))
+    standing = read_commit(layout, shard)
     if standing:
         return Outcome(standing, written=False)
     level = int(layout.identity["compression_level"])
     data = {name: codec.encode(name, arrays[name], level) for name in ARRAYS}
     held = {name: _place(layout, shard, name, data[name]) for name in ARRAYS}
-    record = _record(layout, shard, arrays, data, facts())
-    try:
-        _patient(lambda: storage.put_json_new(layout.place(layout.commit_key(shard)), record))
-        written = True
-    except FileExistsError:
-        winner = _patient(lambda: read_commit(layout, shard))
-        written = winner == record  # our own put, whose answer was lost
-        record = winner or record
+    record, written = _commit(layout, shard, _record(layout, shard, arrays, data, facts()))
     for name in ARRAYS:
         _settle(layout, shard, name, record, held[name])
     return Outcome(record, written)
@@ -133,47 +137,72 @@ def _record(
 
 
 def _place(layout: Layout, shard: int, name: str, data: bytes) -> _Held:
-    key, replaced = layout.key(name, shard), None
-    for _ in range(20):
+    key, replaced = layout.key(name, shard), list[bytes]()
+    for _ in range(_TRIES):
         try:
-            return _Held(data, _patient(lambda: layout.objects.create(key, data)), replaced)
+            return _Held(data, layout.objects.create(key, data), tuple(replaced))
         except FileExistsError:
-            standing, tag = _patient(lambda: layout.objects.get(key))
-        if standing == data or _patient(lambda: read_commit(layout, shard)):
-            return _Held(data, tag, replaced)  # adopted; or committed by now, then the record decides
+            pass
+        try:
+            standing, tag = layout.objects.get(key)
+        except FileNotFoundError:  # removed between the two: nothing stands in the way now
+            continue
+        if standing == data or read_commit(layout, shard):
+            return _Held(data, tag, tuple(replaced))  # adopted; or committed by now, then the record decides
         log.warning("shard %d: an uncommitted object with other bytes stands at %s; replaced", shard, key)
-        if _patient(lambda tag=tag: layout.objects.replace(key, data, tag)):  # type: ignore[misc]
-            replaced = standing
+        replaced.append(standing)  # before the try: its answer may be lost
+        layout.objects.replace(key, data, tag)
     raise StorageError(f"{layout.place(key)}: other writers kept replacing it; stop all but one of them")
+
+
+def _commit(layout: Layout, shard: int, record: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """Put the record if none stands; returns the one that stands, and whether it is ours."""
+    key, data = layout.commit_key(shard), storage.to_json_bytes(record)
+    for _ in range(_TRIES):
+        try:
+            layout.objects.create(key, data)
+            return record, True
+        except FileExistsError:
+            winner = read_commit(layout, shard)
+        if winner is not None:
+            return winner, storage.to_json_bytes(winner) == data  # our own put, if its answer was lost
+    raise StorageError(f"{layout.place(key)}: others keep making and removing it; stop them")
 
 
 def _settle(layout: Layout, shard: int, name: str, record: Mapping[str, Any], held: _Held) -> None:
     """See to it that the object is the one that the commit record describes."""
     key, wanted = layout.key(name, shard), record["objects"][name]["stored_sha256"]
-    if sha256(held.data) == wanted and _patient(lambda: layout.objects.tag(key)) == held.tag and not held.replaced:
+    if sha256(held.data) == wanted and not held.replaced and _tag(layout, key) == held.tag:
         return
-    ours = [data for data in (held.data, held.replaced) if data is not None and sha256(data) == wanted]
-    for _ in range(20):
-        standing, tag = _patient(lambda: layout.objects.get(key))
+    ours = [data for data in (held.data, *held.replaced) if sha256(data) == wanted]
+    for _ in range(_TRIES):
+        try:
+            standing, tag = layout.objects.get(key)
+        except FileNotFoundError:
+            standing, tag = b"", ""
         if sha256(standing) == wanted:
             return
         if not ours:  # whoever replaced it, or the winner, holds them and puts them back in a moment
             time.sleep(0.25)
             continue
         log.warning("shard %d: %s was replaced after its commit; put back", shard, key)
-        _patient(lambda tag=tag: layout.objects.replace(key, ours[0], tag))  # type: ignore[misc]
+        _put_back(layout, key, ours[0], tag)
     raise IntegrityError(
         f"{layout.place(key)}: shard {shard} is committed with sha256 {wanted}, but other bytes stand there. Delete "
         f"{layout.commit_key(shard)} and start jobs/generate.py again to make just this shard anew"
     )
 
 
-def _patient(what: Callable[[], T]) -> T:
-    """Do a storage operation, again after a while if the store refuses: a shard is dearer than a few seconds."""
-    for wait_s in (0.5, 2.0, 8.0):
-        try:
-            return what()
-        except StorageError as error:
-            log.warning("%s; again in %g s", error, wait_s)
-            time.sleep(wait_s)
-    return what()
+def _tag(layout: Layout, key: str) -> str | None:
+    try:
+        return layout.objects.tag(key)
+    except FileNotFoundError:
+        return None
+
+
+def _put_back(layout: Layout, key: str, data: bytes, tag: str) -> None:
+    if tag:
+        layout.objects.replace(key, data, tag)
+        return
+    with suppress(FileExistsError):
+        layout.objects.create(key, data)

@@ -20,6 +20,7 @@ from dakter.corpus.commit import set_aside, write_shard
 from dakter.corpus.layout import CorpusConfig, Layout
 from dakter.corpus.reader import CorpusReader
 from dakter.corpus.shard import compute
+from dakter.corpus.status import status
 
 BUCKET = "dakter-recorded"
 
@@ -83,7 +84,7 @@ def use_corpus(url: str) -> None:
     set_aside(layout, 1, attempts=1, error="e", traceback="t")
     manifest.finalise(layout)
     assert manifest.verify(layout)["faults"] == []
-    assert manifest.status(layout)["num_shards"] == 2
+    assert status(layout)["num_shards"] == 2
     CorpusReader(f"{url}/corpus").sample([1, 9])
     xarray.open_zarr(storage.zarr_store(f"{url}/corpus/data.zarr"), consolidated=False)["image"][:1].load()
 
