@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -23,7 +22,7 @@ from dakter.corpus.layout import Layout
 from dakter.corpus.ledger import RunRecord, Working
 from dakter.corpus.quote import stored_bytes
 from dakter.corpus.shard import PairSampler, compute
-from dakter.errors import ConflictError, DakterError, Stopped, StorageError
+from dakter.errors import ConflictError, DakterError, Stopped, StorageError, of_environment
 from jobs._cli import setup_logging
 from jobs._desk import Desk
 from jobs._ray import RayConfig, draining
@@ -36,8 +35,6 @@ SamplerFactory = Callable[[], PairSampler]
 _BEAT_S = 0.5
 # A shard in hand on a node that leaves is given up so long before: time to tell the desk.
 _MARGIN_S = 5.0
-# What is wrong with the world rather than with a shard: waited out, not counted against it.
-_ENVIRONMENT = (StorageError, OSError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -117,9 +114,9 @@ class ShardActor:
             except GivenBack as error:
                 log.warning("shard %d: %s", shard, error)
                 self._told(self._desk.excuse.remote(shard, str(error)))
-            except _ENVIRONMENT as error:
-                self._leave(shard, error)
             except Exception as error:  # whatever it is: the shard is tried again, then set aside; the rest goes on
+                if of_environment(error):
+                    self._leave(shard, error)
                 row = self._failed(shard, order.attempt, error)
             finally:
                 working.end()
@@ -181,13 +178,10 @@ class ShardActor:
         while True:
             try:
                 return what()
-            except (Stopped, GivenBack):
-                raise
-            except _ENVIRONMENT as error:
-                if time.monotonic() + wait_s > deadline:
+            except Exception as error:
+                if not of_environment(error) or time.monotonic() + wait_s > deadline:
                     raise
-                full = getattr(error, "errno", None) == errno.ENOSPC
-                log.warning("%s; again in %g s%s", error, wait_s, ", should space be freed" if full else "")
+                log.warning("%s; again in %g s", error, wait_s)
                 for _ in range(max(1, round(wait_s / _BEAT_S))):
                     self._beat()
                     time.sleep(_BEAT_S)

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import pytest
 from aws_stacks import BASE, MLFLOW, Statement, aws, deploy, renamed, resource, statements, template
-from ray_head import free_port
 from s3_recorder import Recorder, credentials, recording, refused
+
+from jobs.suites._raylets import free_port
 
 HOST, BUCKET = "mlflow.dakter.internal", "dakter-artifacts"
 POSTGRES = 'uri="postgresql+psycopg2://mlflow:$DATABASE_PASSWORD@$DATABASE_HOST:5432/mlflow?sslmode=require"'
