@@ -69,9 +69,9 @@ def _check(name: str, part: np.ndarray, shape: tuple[int, ...], first: int) -> N
         )
 
 
-def sha256(data: bytes | np.ndarray) -> str:
+def sha256(data: bytes | memoryview | np.ndarray) -> str:
     """Hex digest of bytes, or of an array's bytes in C order."""
-    return hashlib.sha256(data if isinstance(data, bytes) else np.ascontiguousarray(data).data).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(data).data if isinstance(data, np.ndarray) else data).hexdigest()
 
 
 def summary(soft_NKHW: np.ndarray) -> tuple[list[float], float]:
