@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import sys
+import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
@@ -24,6 +26,33 @@ from dakter.errors import DataError, IntegrityError
 # Images uint8 (n, C, H, W) and soft labels uint8 (n, K, H, W) of the same samples.
 Pairs = tuple[np.ndarray, np.ndarray]
 _AHEAD = 2  # shards that are fetched and hashed beyond the one that is being decoded
+
+
+class _Spare:
+    """Batches whose memory may be used again, once nobody but this list refers to them.
+
+    Fresh pages are dear: with four threads writing into them, a sample of 256x256 cost 0.8 ms in the kernel, three times
+    its decompression.
+    """
+
+    def __init__(self, make: Callable[[], Pairs]):
+        self._make = make
+        self._pairs: list[Pairs] = []
+        self._most = 0
+
+    def keep(self, most: int) -> None:
+        """Remember so many at least."""
+        self._most = max(self._most, most)
+
+    def take(self) -> Pairs:
+        for pair in self._pairs:
+            # References to a free array: ``pair``, the loop's variable, the argument. Views and tensors count too.
+            if all(sys.getrefcount(array) == 3 for array in pair):
+                return pair[0], pair[1]  # another tuple: what the caller holds must count
+        images, soft = self._make()
+        if len(self._pairs) < self._most:
+            self._pairs.append((images, soft))
+        return images, soft
 
 
 class CorpusReader:
@@ -117,8 +146,8 @@ class CorpusReader:
 
         The order is that of ``order.Order``: the samples of as many shards as make ``shuffle_shards`` whole ones are
         permuted together. While a window is consumed the next one is decoded, each sample straight into its place in
-        its batch. Memory: two windows, ``3`` compressed shards, and the batches that the caller keeps (each is an
-        array of its own).
+        its batch. Memory: the batches of two windows, three compressed shards, and what the caller keeps: a batch is
+        the caller's for as long as anything refers to it, then its memory is used again.
 
         Args:
             start_batch: where to begin: the batches are those that ``start_batch`` calls of ``next`` would skip to.
@@ -141,32 +170,43 @@ class CorpusReader:
                 f"{self.url}: {self.num_accepted} committed and accepted samples for {world} readers; generate more "
                 "samples, accept more, or use fewer readers"
             )
-        return self._ahead(self._filled(order.windows(start_batch * batch_size), batch_size))
+        return self._ahead(order.windows(start_batch * batch_size), batch_size)
 
-    @staticmethod
-    def _ahead(windows: Iterator[list[Pairs]]) -> Iterator[Pairs]:
+    def _ahead(self, windows: Iterator[Window], batch_size: int) -> Iterator[Pairs]:
+        left = threading.Event()
+        filled = self._filled(windows, batch_size, left)
         with ThreadPoolExecutor(1, thread_name_prefix="dakter-ahead") as ahead:
-            following: Future[list[Pairs]] = ahead.submit(next, windows)
-            while True:
-                ready = following.result()
-                following = ahead.submit(next, windows)
-                ready.reverse()
-                while ready:  # popped, so that a batch that the caller let go is free
-                    yield ready.pop()
+            try:
+                following: Future[list[Pairs]] = ahead.submit(next, filled)
+                while True:
+                    ready = following.result()
+                    following = ahead.submit(next, filled)
+                    ready.reverse()
+                    while ready:  # popped, so that a batch that the caller let go is free
+                        yield ready.pop()
+            finally:
+                left.set()
 
-    def _filled(self, windows: Iterator[Window], batch_size: int) -> Iterator[list[Pairs]]:
-        """The batches that are whole after each window; what is left over begins the first batch of the next."""
+    def _filled(self, windows: Iterator[Window], batch_size: int, left: threading.Event) -> Iterator[list[Pairs]]:
+        """The batches that are whole after each window; what is left over begins the first batch of the next.
+
+        Ends early once the caller ``left``: nobody waits for a window that is not wanted.
+        """
+        spare = _Spare(lambda: self._empty(batch_size))
         windows, coming = itertools.tee(windows)
         fetched = self._fetched(shard for window in coming for shard, _ in window.pieces)
         open_batch: Pairs | None = None
         held = 0
         for window in windows:
             total = held + int(window.places.max()) + 1
+            spare.keep(2 * -(-total // batch_size))
             batches = [open_batch] if open_batch else []
-            batches += [self._empty(batch_size) for _ in range(-(-total // batch_size) - len(batches))]
+            batches += [spare.take() for _ in range(-(-total // batch_size) - len(batches))]
             running: list[Future[None]] = []
             begin = 0
             for shard, rows in window.pieces:
+                if left.is_set():
+                    return
                 targets: list[list[np.ndarray | None]] = [[None] * self.samples_per_shard for _ in ARRAYS]
                 for row, place in zip(rows.tolist(), window.places[begin:].tolist(), strict=False):
                     if place >= 0:
