@@ -29,7 +29,7 @@ class CorpusDatasource(Datasource):
     """
 
     def __init__(self, url: str, accept: Accept | None = None):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         reader = CorpusReader(url, threads=1, accept=accept)
         self._url, self._pieces = url, list(reader.pieces)
         self._sample_bytes = sum(int(np.prod(shape)) for shape in reader.content.shapes(1).values()) + 8
@@ -50,7 +50,7 @@ class CorpusDatasource(Datasource):
                 BlockMetadata(
                     num_rows=len(rows),
                     size_bytes=len(rows) * self._sample_bytes,
-                    input_files=[f"{self._url}/data.zarr/*/c/{shard}/0/0/0"],
+                    input_files=(f"{self._url}/data.zarr/*/c/{shard}/0/0/0",),
                     exec_stats=None,
                 ),
                 per_task_row_limit=per_task_row_limit,

@@ -31,8 +31,8 @@ _AHEAD = 2  # shards that are fetched and hashed beyond the one that is being de
 class _Spare:
     """Batches whose memory may be used again, once nobody but this list refers to them.
 
-    Fresh pages are dear: with four threads writing into them, a sample of 256x256 cost 0.8 ms in the kernel, three times
-    its decompression.
+    Fresh pages are dear: with four threads writing into them a sample of 256x256 cost 0.8 ms in the kernel, which is
+    three times its decompression.
     """
 
     def __init__(self, make: Callable[[], Pairs]):

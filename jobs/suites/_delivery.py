@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from dakter.schema import OSD
 from jobs import generate, train
 from jobs._cli import Stop, resolve
 from jobs._model_sampler import ModelSampler
+from jobs.suites._watch import Commits
 
 log = logging.getLogger("dakter.jobs.benchmark")
 
@@ -62,7 +64,7 @@ def sample_in_memory(model: str, seconds: float) -> dict[str, float]:
     """Draw micro-batches for so long, one thread, nothing kept; the first one warms up and is not counted.
 
     Returns:
-        ``begin`` and ``end`` (time.time), ``samples`` and ``per_second``.
+        ``begin`` and ``end`` (time.time), and ``per_second``.
     """
     settings = _settings("unused", model, 16, 1, 16)
     sampler = ModelSampler(model, settings.sampler, settings.soft_label, 0, 1, "cpu")
@@ -73,15 +75,11 @@ def sample_in_memory(model: str, seconds: float) -> dict[str, float]:
         sampler(np.arange(done, done + size))
         done += size
     end = time.time()
-    return {"begin": begin, "end": end, "samples": float(done), "per_second": done / (end - begin)}
+    return {"begin": begin, "end": end, "per_second": done / (end - begin)}
 
 
-def bare_rates(model: str, actors: int, seconds: float) -> tuple[float, float]:
-    """Samples per second of one process alone, and of one while ``actors - 1`` others do the same beside it (mean)."""
-    return _together(model, 1, seconds), _together(model, actors, seconds)
-
-
-def _together(model: str, count: int, seconds: float) -> float:
+def bare_rate(model: str, count: int, seconds: float) -> float:
+    """Mean samples per second of one of ``count`` processes that sample in memory at the same time."""
     code = (
         "import json, sys; from jobs.suites._delivery import sample_in_memory; "
         "print(json.dumps(sample_in_memory(sys.argv[1], float(sys.argv[2]))))"
@@ -90,26 +88,11 @@ def _together(model: str, count: int, seconds: float) -> float:
         subprocess.Popen([sys.executable, "-c", code, model, str(seconds)], stdout=subprocess.PIPE, text=True)
         for _ in range(count)
     ]
-    import json
-
     found = [json.loads(process.communicate()[0].splitlines()[-1]) for process in started]
     overlap_s = min(row["end"] for row in found) - max(row["begin"] for row in found)
     if overlap_s < 0.6 * seconds:
-        log.warning("bare sampling: processes overlapped for %.1f of %.1f s only", overlap_s, seconds)
+        log.warning("bare sampling: the processes overlapped for %.1f of %.1f s only", overlap_s, seconds)
     return float(np.mean([row["per_second"] for row in found]))
-
-
-def committed_rate(layout: Layout) -> tuple[float, float]:
-    """Samples per second of a finished run without its start, and the seconds from the first sample on.
-
-    The clock runs from the moment the first shard was begun (its commit less the time that it took) to the last
-    commit: sampling, encoding, hashing, storing and committing of every shard are in it, Ray's start is not.
-    """
-    facts = [record["facts"] for record in records(layout, layout.committed())]
-    ends = sorted(row["committed_at"] for row in facts)
-    begin = min(row["committed_at"] - row["sampling_s"] for row in facts)
-    seconds = ends[-1] - begin
-    return len(facts) * layout.samples_per_shard / seconds, seconds
 
 
 def deliver(
@@ -120,38 +103,52 @@ def deliver(
     num_samples: int,
     samples_per_shard: int,
     repeats: int,
+    bare_s: float,
     stop: Stop,
 ) -> dict[str, Any]:
-    """Samples per second committed, at each of ``places`` (name, URL), beside bare sampling before and after."""
-    found: dict[str, Any] = {"actors": actors, "num_samples": num_samples, "samples_per_shard": samples_per_shard}
+    """Samples per second committed by ``jobs/generate.py``, at each of ``places`` (name, URL), beside bare sampling.
+
+    The clock runs from the moment the first sample was begun to the moment the last commit record was seen: encoding,
+    hashing, storing, committing and an actor that comes late or ends early are in it; Ray's start, the model's loading
+    and the manifest are not (``seconds_outside_the_clock``). Bare sampling is measured before each repeat, in one
+    process alone and in ``actors`` processes at a time: on shared cores the second is what N actors can reach.
+    """
     alone: list[float] = []
     beside: list[float] = []
     rates: dict[str, list[float]] = {name: [] for name, _ in places}
-    starts: list[float] = []
-    window_s = max(5.0, num_samples / actors / 20)
+    outside: list[float] = []
     for repeat in range(repeats):
-        one, several = bare_rates(model, actors, window_s)
-        alone.append(one)
-        beside.append(several)
+        alone.append(bare_rate(model, 1, bare_s))
+        beside.append(bare_rate(model, actors, bare_s))
         for name, url in places:
-            out = storage.join(url, f"delivery-{repeat}")
-            settings = _settings(out, model, num_samples, actors, samples_per_shard)
+            settings = _settings(storage.join(url, f"delivery-{repeat}"), model, num_samples, actors, samples_per_shard)
+            corpus = settings.place("corpus")
             begin = time.monotonic()
-            generate.run(settings, stop)
+            with Commits(corpus) as commits:
+                generate.run(settings, stop)
             whole_s = time.monotonic() - begin
-            rate, seconds = committed_rate(Layout.open(settings.place("corpus")))
-            rates[name].append(rate)
-            starts.append(whole_s - seconds)
-            storage.remove_folder(settings.place("corpus"))
-    found["bare_per_second_one_alone"] = round(median(alone), 3)
-    found["bare_per_second_one_beside_others"] = round(median(beside), 3)
-    found["seconds_outside_the_clock"] = round(median(starts), 2)
-    found["committed_per_second"] = {name: round(median(rate), 3) for name, rate in rates.items()}
-    for basis, bare in (("beside_others", beside), ("alone", alone)):
-        found[f"share_of_n_times_bare_{basis}"] = {
-            name: round(median(a / (actors * b) for a, b in zip(rate, bare, strict=True)), 4)
-            for name, rate in rates.items()
-        }
-    return found
+            layout = Layout.open(corpus)
+            facts = [record["facts"] for record in records(layout, layout.committed())]
+            first = min(row["committed_at"] - row["sampling_s"] for row in facts)
+            clock_s = commits.at(len(facts)) - first
+            rates[name].append(len(facts) * samples_per_shard / clock_s)
+            outside.append(whole_s - clock_s)
+            storage.remove_folder(corpus)
+    return {
+        "actors": actors,
+        "num_samples": num_samples,
+        "samples_per_shard": samples_per_shard,
+        "bare_per_second_one_alone": round(median(alone), 3),
+        "bare_per_second_one_of_several": round(median(beside), 3),
+        "committed_per_second": {name: round(median(rate), 3) for name, rate in rates.items()},
+        "share_of_n_times_bare_one_of_several": _shares(rates, beside, actors),
+        "share_of_n_times_bare_one_alone": _shares(rates, alone, actors),
+        "seconds_outside_the_clock": round(median(outside), 2),
+    }
 
 
+def _shares(rates: dict[str, list[float]], bare: list[float], actors: int) -> dict[str, float]:
+    return {
+        name: round(median(ours / (actors * one) for ours, one in zip(rate, bare, strict=True)), 4)
+        for name, rate in rates.items()
+    }

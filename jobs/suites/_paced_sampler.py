@@ -1,7 +1,8 @@
-"""A sampler without a model for the suites: realistic tiles at a pace that is asked for, the same at every machine."""
+"""A sampler without a model for the suites: realistic tiles at a pace that is asked for."""
 
 from __future__ import annotations
 
+import copy
 import time
 from typing import Any
 
@@ -50,7 +51,7 @@ class PacedSampler:
         self.micro_batch = micro_batch
         self.content = Content(OSD, ("vv",), size_px, size_px, (-30.0, 0.0))
         self.identity: dict[str, Any] = {"model_digest": "paced", "bases": bases}
-        self._call_s = micro_batch / per_second if per_second else 0.0
+        self._per_second = per_second
         probabilities = soft_fields(bases, size_px, (SHARP + SOFT) / 2)
         levels = np.array([110.0, 40.0, 60.0, 230.0, 170.0])  # mean image value of each class
         speckle = rng.numpy_rng(0, "suites/speckle").gamma(10.0, 0.1, (bases, 1, size_px, size_px))
@@ -58,10 +59,17 @@ class PacedSampler:
         self._images = np.clip(mean * speckle, 0, 255).astype(np.uint8)
         self._soft = soft_to_stored(probabilities)
 
+    def at(self, per_second: float) -> PacedSampler:
+        """The same sampler at another pace."""
+        other = copy.copy(self)
+        other._per_second = per_second
+        return other
+
     def __call__(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         begin = time.monotonic()
         rows = indices % len(self._images)
         images, soft = self._images[rows], self._soft[rows]
         images.reshape(len(images), -1)[:, :8] = indices.astype("<i8")[:, None].view(np.uint8)
-        time.sleep(max(0.0, self._call_s - (time.monotonic() - begin)))
+        call_s = len(indices) / self._per_second if self._per_second else 0.0
+        time.sleep(max(0.0, call_s - (time.monotonic() - begin)))
         return images, soft

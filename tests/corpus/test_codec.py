@@ -71,7 +71,7 @@ def test_the_bytes_are_zarrs_own(samples: int, level: int) -> None:
 
 def test_other_arrays_are_not_encoded(array: np.ndarray) -> None:
     for wrong in (array.astype(np.uint16), array[0], array[:0]):
-        with pytest.raises(DataError, match="soft_label: .*; expected uint8 samples along"):
+        with pytest.raises(DataError, match=r"soft_label: .*; expected uint8 samples along"):
             codec.encode("soft_label", wrong, 3)
 
 
