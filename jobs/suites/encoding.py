@@ -72,7 +72,7 @@ class Sizes:
     seeds: int
 
 
-FULL, SHORT = Sizes(12, 192, 64, 160, 3), Sizes(2, 16, 8, 6, 1)
+FULL, SHORT = Sizes(12, 192, 64, 120, 3), Sizes(2, 16, 8, 6, 1)
 
 
 def run(settings: Any, stop: Stop) -> dict[str, Any]:
@@ -202,7 +202,7 @@ def _student(images: np.ndarray, p: np.ndarray, val: LabelledArrays, steps: int,
         return images[rows], scaled[rows]
 
     result = fit(
-        StudentConfig(synthetic_share=0.75, dice_weight=0.0),
+        StudentConfig(architecture="PSPNet", synthetic_share=0.75, dice_weight=0.0),
         StudentsConfig(steps=steps, batch_size=16, evaluate_every=max(1, steps // 4), precision="bf16"),
         hard,
         val,

@@ -42,10 +42,10 @@ def test_reading_is_compared_on_the_same_samples(place: str) -> None:
 
 
 def test_the_knee_lies_between_a_slow_sampler_and_one_that_no_writer_follows(place: str) -> None:
-    found = _knee.knee(place, size_px=16, samples_per_shard=8, shards=3, repeats=1, steps=(0.02, 1e3), stop=Stop())
+    found = _knee.knee(place, size_px=16, samples_per_shard=8, shards=3, repeats=1, steps=(0.3, 1e3), stop=Stop())
     slow, fast = (row["delivered_share"] for row in found["curve"])
     assert slow > fast
-    assert found["knee_over_bare_zarr"] in (0.0, 0.02)
+    assert found["knee_over_bare_zarr"] in (0.0, 0.3)
     paced = Layout.open(storage.join(place, "paced"))
     assert manifest.verify(paced)["faults"] == []
     assert len(paced.committed()) == 3
