@@ -259,7 +259,7 @@ class CorpusReader:
             part
             for name, data, places in zip(ARRAYS, objects, targets, strict=True)
             for part in codec.decode_into(
-                data, places, where=self._layout.place(self._layout.key(name, shard)), pool=self._pool
+                data, places, where=self._layout.place(self._layout.key(name, shard)), pool=self._pool, hashed=True
             )
         ]
 

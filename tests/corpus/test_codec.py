@@ -89,6 +89,29 @@ def test_only_what_is_wanted_is_decoded(array: np.ndarray) -> None:
     assert (out[[1, 3]] == 99).all()
 
 
+def test_of_hashed_bytes_the_checksums_alone_are_left_out(array: np.ndarray) -> None:
+    data = bytearray(codec.encode("soft_label", array, 3))
+    first = int.from_bytes(data[-(16 * 12 + 4) :][:16][8:], "little")  # length of the first chunk
+    out = np.empty_like(array)
+    with ThreadPoolExecutor(2) as pool:
+
+        def decode(hashed: bool) -> None:
+            for part in codec.decode_into(bytes(data), list(out), where="x", pool=pool, hashed=hashed):
+                part.result()
+
+        decode(hashed=True)
+        assert np.array_equal(out, array)
+        data[first - 1] ^= 1  # in the checksum of the first chunk
+        decode(hashed=True)
+        assert np.array_equal(out, array)
+        with pytest.raises(IntegrityError, match="sample 0 does not decompress"):
+            decode(hashed=False)
+        data[first - 5] ^= 0xFF  # in its last block
+        del data[0]  # and everything else
+        with pytest.raises(IntegrityError):
+            decode(hashed=True)
+
+
 def test_chunks_of_another_size_are_noticed(array: np.ndarray) -> None:
     data = codec.encode("soft_label", array, 3)
     for shape in ((5, 8, 4), (5, 8, 16)):

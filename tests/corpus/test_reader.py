@@ -101,6 +101,13 @@ def test_the_stream_goes_on_anywhere_and_depends_on_the_seed(url: str) -> None:
     assert [index_of(images) for images, _ in islice(reader.batches(6, 2, shuffle_shards=2), 20)] != whole
 
 
+def test_samples_of_one_shard_come_in_another_order_every_epoch_and_for_every_seed(local: str) -> None:
+    reader = CorpusReader(local, accept=range(8))
+    orders = [index_of(images) for seed in (0, 1) for images, _ in islice(reader.batches(8, seed), 3)]
+    assert all(sorted(order) == list(range(8)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 6
+
+
 def test_a_batch_may_span_windows_and_epochs(url: str) -> None:
     images, soft = next(CorpusReader(url).batches(100, seed=0, shuffle_shards=2))
     assert images.shape == (100, 1, 8, 8)
