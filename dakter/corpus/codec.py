@@ -25,7 +25,9 @@ from dakter.errors import DataError, IntegrityError
 # Axis names of the two arrays of a corpus.
 DIMENSIONS = {"image": ("sample", "band", "y", "x"), "soft_label": ("sample", "class", "y", "x")}
 _EMPTY = 2**64 - 1  # offset and length of a chunk that holds the fill value alone
-_PARTS = 16  # of a shard, for threads to share: few enough that Python is not in their way
+# A shard is shared by threads in so many parts at most, each of so many decoded bytes at least: smaller ones would cost
+# more in handing the interpreter's lock around than the threads gain.
+_PARTS, _PART_BYTES = 16, 2**20
 _threads = threading.local()
 
 
@@ -163,7 +165,8 @@ def decode_into(
     """
     spans = _spans(data, len(places), where)
     wanted = [(row, place) for row, place in enumerate(places) if place is not None]
-    step = -(-len(wanted) // _PARTS) or 1
+    least = -(-_PART_BYTES // wanted[0][1].nbytes) if wanted else 1
+    step = max(least, -(-len(wanted) // _PARTS))
     parts = [wanted[start : start + step] for start in range(0, len(wanted), step)]
     return [pool.submit(_inflate_rows, data, spans, part, where, hashed) for part in parts]
 
