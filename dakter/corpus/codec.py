@@ -219,6 +219,9 @@ def _without_checksum(chunk: memoryview) -> memoryview:
     """A zstd frame less its checksum: bit 2 of its descriptor, byte 4, tells whether one ends it (RFC 8878, 3.1.1)."""
     if len(chunk) < 9 or not chunk[4] & 4:
         return chunk
-    frame = memoryview(bytearray(chunk))
+    if len(getattr(_threads, "frame", b"")) < len(chunk):
+        _threads.frame = memoryview(bytearray(2 * len(chunk)))
+    frame: memoryview = _threads.frame[: len(chunk) - 4]
+    frame[:] = chunk[:-4]
     frame[4] &= ~4 & 0xFF
-    return frame[:-4]
+    return frame

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -70,12 +71,20 @@ def check_record(layout: Layout, shard: int, record: Any) -> None:
             )
 
 
-def write_shard(layout: Layout, shard: int, arrays: Arrays, facts: Mapping[str, Any] | None = None) -> Outcome:
+def write_shard(
+    layout: Layout,
+    shard: int,
+    arrays: Arrays,
+    facts: Mapping[str, Any] | None = None,
+    *,
+    pool: ThreadPoolExecutor | None = None,
+) -> Outcome:
     """Store and commit one shard; harmless if others do the same at the same time or did so before.
 
     Args:
         arrays: as ``shard.compute`` makes them.
         facts: timings, device, versions: into the record, not into any digest.
+        pool: threads that compress; the bytes are the same.
 
     Raises:
         StorageError: the store refused, after some tries.
@@ -85,7 +94,7 @@ def write_shard(layout: Layout, shard: int, arrays: Arrays, facts: Mapping[str, 
     if standing:
         return Outcome(standing, written=False)
     level = int(layout.identity["compression_level"])
-    data = {name: codec.encode(name, arrays[name], level) for name in ARRAYS}
+    data = {name: codec.encode(name, arrays[name], level, pool=pool) for name in ARRAYS}
     held = {name: _place(layout, shard, name, data[name]) for name in ARRAYS}
     record = _record(layout, shard, arrays, data, facts or {})
     try:

@@ -146,7 +146,7 @@ class CorpusReader:
 
         The order is that of ``order.Order``: the samples of as many shards as make ``shuffle_shards`` whole ones are
         permuted together. While a window is consumed the next one is decoded, each sample straight into its place in
-        its batch. Memory: the batches of two windows, three compressed shards, and what the caller keeps: a batch is
+        its batch. Memory: the batches of two windows, six compressed shards, and what the caller keeps: a batch is
         the caller's for as long as anything refers to it, then its memory is used again.
 
         Args:
@@ -177,24 +177,30 @@ class CorpusReader:
         filled = self._filled(windows, batch_size, left)
         with ThreadPoolExecutor(1, thread_name_prefix="dakter-ahead") as ahead:
             try:
-                following: Future[list[Pairs]] = ahead.submit(next, filled)
+                following = ahead.submit(next, filled)
                 while True:
-                    ready = following.result()
+                    ready, running = following.result()
                     following = ahead.submit(next, filled)
+                    for part in running:
+                        part.result()
                     ready.reverse()
                     while ready:  # popped, so that a batch that the caller let go is free
                         yield ready.pop()
             finally:
                 left.set()
 
-    def _filled(self, windows: Iterator[Window], batch_size: int, left: threading.Event) -> Iterator[list[Pairs]]:
-        """The batches that are whole after each window; what is left over begins the first batch of the next.
+    def _filled(
+        self, windows: Iterator[Window], batch_size: int, left: threading.Event
+    ) -> Iterator[tuple[list[Pairs], list[Future[None]]]]:
+        """The batches that end in each window, and what is still under way to fill them.
 
-        Ends early once the caller ``left``: nobody waits for a window that is not wanted.
+        A batch that the next window goes on with comes with that one. Ends early once the caller ``left``: nobody
+        waits for a window that is not wanted.
         """
         spare = _Spare(lambda: self._empty(batch_size))
         windows, coming = itertools.tee(windows)
         fetched = self._fetched(shard for window in coming for shard, _ in window.pieces)
+        running: deque[list[Future[None]]] = deque()
         open_batch: Pairs | None = None
         held = 0
         for window in windows:
@@ -202,7 +208,6 @@ class CorpusReader:
             spare.keep(2 * -(-total // batch_size))
             batches = [open_batch] if open_batch else []
             batches += [spare.take() for _ in range(-(-total // batch_size) - len(batches))]
-            running: list[Future[None]] = []
             begin = 0
             for shard, rows in window.pieces:
                 if left.is_set():
@@ -214,15 +219,14 @@ class CorpusReader:
                         for target, array in zip(targets, batches[number], strict=True):
                             target[row] = array[at]
                 begin += len(rows)
-                data = next(fetched)
-                for part in running:
-                    part.result()
-                running = self._decode(shard, data, targets)
-            for part in running:
-                part.result()
+                running.append(self._decode(shard, next(fetched), targets))
+                # The next shard is at hand before this one ends, so that no thread is ever idle; more would only wait.
+                if len(running) > 2:
+                    for part in running.popleft():
+                        part.result()
             held = total % batch_size
             open_batch = batches.pop() if held else None
-            yield batches
+            yield batches, [part for parts in running for part in parts]
 
     def _fetched(self, shards: Iterator[int]) -> Iterator[list[memoryview]]:
         """The objects of ``shards``, checked, ``_AHEAD`` shards beyond the one asked for."""

@@ -82,7 +82,7 @@ def _paced(layout: Layout, sampler: PacedSampler, shards: int) -> float:
     ends: list[float] = []
     with WriteBehind(layout) as writer:
         for shard in range(shards):
-            writing = writer.submit(shard, compute(sampler, shard * size, size))
+            writing = writer.submit(shard, compute(sampler, shard * size, size, out=writer.spare()))
             writing.add_done_callback(lambda _: ends.append(time.perf_counter()))
     return (shards - 1) * size / (ends[-1] - ends[0])
 

@@ -21,7 +21,7 @@ from dakter.corpus.reader import CorpusReader
 from jobs._cli import Stop
 
 BATCH = 32
-_EPOCHS = 8  # of one reading: training reads for hours, so the first fill of memory must not be half of it
+_EPOCHS = 24  # of one reading: training reads for hours, so the first fill of memory must not be half of it
 _AHEAD = 3  # whole shards under way at a time, for every way alike
 
 
@@ -36,7 +36,7 @@ def compare(url: str, *, repeats: int, loop_samples: int, stop: Stop) -> dict[st
         "reader": lambda: _drain(_reader(url)),
         "bare": lambda: _drain(_bare(url)),
         "tensorstore": lambda: _drain(_tensorstore(url, total)),
-        "zarr_loop": lambda: _zarr_loop(url, total, loop_samples),
+        "zarr_loop": lambda: _drain(_zarr_loop(url, total, loop_samples)),
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for repeat in range(repeats + 1):  # the first warms caches and is not counted
@@ -142,10 +142,11 @@ def _kvstore(url: str) -> dict[str, Any]:
     return {"driver": "s3", "bucket": bucket, "path": path, "endpoint": endpoint, "aws_region": "us-east-1"}
 
 
-def _zarr_loop(url: str, total: int, count: int) -> int:
-    """What a data loader without dakter does: ``array[i]`` in shuffled order."""
+def _zarr_loop(url: str, total: int, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What a data loader without dakter does: ``array[i]`` in shuffled order, stacked to batches."""
     group: Any = zarr.open_group(storage.zarr_store(f"{url}/data.zarr"), mode="r")
     image, soft = group["image"], group["soft_label"]
-    for index in np.random.default_rng(0).permutation(total)[:count]:
-        assert image[int(index)].shape[-1] == soft[int(index)].shape[-1]
-    return count
+    order = np.random.default_rng(0).permutation(total)[:count].tolist()
+    for start in range(0, len(order), BATCH):
+        rows = order[start : start + BATCH]
+        yield np.stack([image[i] for i in rows]), np.stack([soft[i] for i in rows])

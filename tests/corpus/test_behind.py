@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fake_pairs import FakeSampler
 
-from dakter.corpus import behind
+from dakter.corpus import behind, manifest
 from dakter.corpus.behind import WriteBehind
 from dakter.corpus.commit import write_shard
 from dakter.corpus.layout import CorpusConfig, Layout
@@ -30,11 +30,11 @@ def arrays(shard: int) -> Arrays:
 def test_all_is_committed_at_the_end_and_one_at_a_time(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     go, running, most = threading.Event(), [], []
 
-    def slow(layout: Layout, shard: int, *rest: Any) -> Any:
+    def slow(layout: Layout, shard: int, *rest: Any, **more: Any) -> Any:
         running.append(shard)
         go.wait(30)
         most.append(len(running))
-        outcome = write_shard(layout, shard, *rest)
+        outcome = write_shard(layout, shard, *rest, **more)
         running.remove(shard)
         return outcome
 
@@ -51,8 +51,21 @@ def test_all_is_committed_at_the_end_and_one_at_a_time(layout: Layout, monkeypat
     assert first.result().record["facts"] == {"device": "cpu"}
 
 
+def test_arrays_are_used_again_once_they_are_written(layout: Layout) -> None:
+    with WriteBehind(layout) as writer:
+        used = []
+        for shard in range(4):
+            pairs = compute(FakeSampler(), shard * 8, 8, out=writer.spare())
+            used.append(id(pairs))
+            writer.submit(shard, pairs)
+    assert used[2] == used[0] != used[1] == used[3]
+    faults = manifest.verify(layout)["faults"]
+    assert faults == []
+    assert len({record["objects"]["image"]["decoded_sha256"] for record in manifest.records(layout, range(4))}) == 4
+
+
 def test_an_error_reaches_the_caller(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any) -> Any:
+    def refuse(*_: Any, **more: Any) -> Any:
         raise StorageError("disk full")
 
     monkeypatch.setattr(behind, "write_shard", refuse)
