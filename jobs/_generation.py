@@ -151,6 +151,9 @@ def make(
     for shard in set(todo) & set(layout.failed()):  # a new start tries again what an earlier one gave up
         storage.delete(layout.place(layout.failed_key(shard)))
     ledger.sweep(layout)
+    if any(run["outcome"] == "running" for run in ledger.runs(layout)):
+        log.warning("generate: another run seems to be at work on %s; this one begins at the other end", layout.url)
+        todo = todo[::-1]
     stored = quote.stored(layout) if settings.budget.max_bytes else 0
     done = (wanted - len(todo)) * size
     log.info("generate: %d of %d samples stand; %d shards of %d to make", done, wanted * size, len(todo), size)
@@ -218,6 +221,7 @@ def _round(
         max_attempts=corpus.max_attempts,
         patience_s=corpus.patience_s,
         log_level=settings.log_level,
+        cpus=settings.ray.generate_cpus,
         facts={"device": device_of(settings), "versions": versions()},
     )
     before = len(lost(shards, layout))

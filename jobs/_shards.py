@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ from dakter.corpus.commit import read_commit, set_aside, write_shard
 from dakter.corpus.layout import Layout
 from dakter.corpus.ledger import RunRecord, Working
 from dakter.corpus.quote import stored_bytes
-from dakter.corpus.shard import PairSampler, compute
+from dakter.corpus.shard import Arrays, PairSampler, compute
 from dakter.errors import ConflictError, DakterError, Stopped, StorageError, of_environment
 from jobs._cli import setup_logging
 from jobs._desk import Desk
@@ -47,6 +48,7 @@ class Work:
     max_attempts: int
     patience_s: float
     log_level: str
+    cpus: int
     facts: dict[str, Any]  # device and versions, for the commit records
 
 
@@ -74,6 +76,8 @@ class ShardActor:
         self._node = ray.get_runtime_context().get_node_id()
         self._last_beat, self._until = 0.0, float("inf")
         self._working: Working | None = None
+        self._arrays: Arrays | None = None  # of the last shard, filled again by the next
+        self._pool = ThreadPoolExecutor(work.cpus, thread_name_prefix="dakter-encode")
         self._layout = self._outlast(lambda: Layout.open(work.corpus))
         self._working = Working(self._layout, f"{socket.gethostname()} pid {os.getpid()}")
         if self._layout.digest != work.identity_digest:
@@ -129,7 +133,8 @@ class ShardActor:
         if standing:
             return Row(shard, "stood")
         size = self._layout.samples_per_shard
-        arrays = self._outlast(lambda: compute(self._sampler, shard * size, size, self._beat))
+        arrays = self._outlast(lambda: compute(self._sampler, shard * size, size, self._beat, out=self._arrays))
+        self._arrays = arrays
         sampled = time.monotonic()
 
         def facts() -> dict[str, Any]:  # asked for when the objects stand, just before the commit
@@ -141,7 +146,7 @@ class ShardActor:
                 "committed_at": time.time(),
             }
 
-        outcome = self._outlast(lambda: write_shard(self._layout, shard, arrays, facts))
+        outcome = self._outlast(lambda: write_shard(self._layout, shard, arrays, facts, pool=self._pool))
         if not outcome.written:
             return Row(shard, "stood")
         return Row(shard, "written", stored_bytes(outcome.record))

@@ -24,6 +24,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -81,12 +82,20 @@ def check_record(layout: Layout, shard: int, record: Any) -> None:
             )
 
 
-def write_shard(layout: Layout, shard: int, arrays: Arrays, facts: Callable[[], Mapping[str, Any]] = dict) -> Outcome:
+def write_shard(
+    layout: Layout,
+    shard: int,
+    arrays: Arrays,
+    facts: Callable[[], Mapping[str, Any]] = dict,
+    *,
+    pool: ThreadPoolExecutor | None = None,
+) -> Outcome:
     """Store and commit one shard; harmless if others do the same at the same time or did so before.
 
     Args:
         arrays: as ``shard.compute`` makes them.
         facts: asked for when the objects stand: timings, device, versions, into the record, not into any digest.
+        pool: threads that compress; the bytes are the same.
 
     Raises:
         StorageError: the store refused, after some tries.
@@ -96,7 +105,7 @@ def write_shard(layout: Layout, shard: int, arrays: Arrays, facts: Callable[[], 
     if standing:
         return Outcome(standing, written=False)
     level = int(layout.identity["compression_level"])
-    data = {name: codec.encode(name, arrays[name], level) for name in ARRAYS}
+    data = {name: codec.encode(name, arrays[name], level, pool=pool) for name in ARRAYS}
     held = {name: _place(layout, shard, name, data[name]) for name in ARRAYS}
     record, written = _commit(layout, shard, _record(layout, shard, arrays, data, facts()))
     for name in ARRAYS:

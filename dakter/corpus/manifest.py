@@ -23,7 +23,7 @@ log = logging.getLogger("dakter.corpus")
 T = TypeVar("T")
 
 # Readers at a time: for whole shards as many as fit in memory (100 MB decoded each), for records many.
-_SHARDS_AT_ONCE, RECORDS_AT_ONCE = 4, 16
+SHARDS_AT_ONCE, RECORDS_AT_ONCE = 4, 16
 
 
 def read_manifest(layout: Layout) -> dict[str, Any] | None:
@@ -73,7 +73,11 @@ def finalise(layout: Layout) -> dict[str, Any]:
     found = records(layout, shards)
     layout.grow(max(shards, default=-1) + 1)
     layout.check_documents()
-    faults = _all_faults(layout, found, deep=True, what="finalise")
+    progress = Progress(log, "finalise", len(found), "shards")
+    faults = []
+    for broken in each(found, lambda record: _faults(layout, record, deep=True), SHARDS_AT_ONCE):
+        faults += broken
+        progress.advance()
     if faults:
         raise IntegrityError(
             f"{layout.url}: not finalised, {len(faults)} faults:\n{listing(list(map(describe, faults)))}"
@@ -109,21 +113,20 @@ def verify(layout: Layout, *, deep: bool = True) -> dict[str, Any]:
     faults: list[dict[str, Any]] = []
     found: list[dict[str, Any]] = []
 
-    def read(shard: int) -> Any:
+    def look(shard: int) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
         try:
-            return layout.read_json(layout.commit_key(shard))
-        except IntegrityError as error:  # one broken record must not hide what else is wrong
-            return error
-
-    for shard, record in zip(committed, each(committed, read, RECORDS_AT_ONCE), strict=True):
-        try:
-            if isinstance(record, IntegrityError):
-                raise record
+            record = layout.read_json(layout.commit_key(shard))
             check_record(layout, shard, record)
+        except IntegrityError as error:  # one broken record must not hide what else is wrong
+            return None, [_fault("foreign", shard, layout.commit_key(shard), str(error))]
+        return record, _faults(layout, record, deep)
+
+    progress = Progress(log, "verify", len(committed), "shards")
+    for record, broken in each(committed, look, SHARDS_AT_ONCE):
+        faults += broken
+        if record is not None:
             found.append(record)
-        except IntegrityError as error:
-            faults.append(_fault("foreign", shard, layout.commit_key(shard), str(error)))
-    faults += _all_faults(layout, found, deep=deep, what="verify")
+        progress.advance()
     faults += _duplicates(found)
     strangers, uncommitted = _strangers(layout, set(committed))
     faults += strangers
@@ -156,21 +159,12 @@ def _fault(kind: str, shard: int | None, key: str, detail: str) -> dict[str, Any
     return {"kind": kind, "shard": shard, "key": key, "detail": detail}
 
 
-def _all_faults(layout: Layout, found: list[dict[str, Any]], *, deep: bool, what: str) -> list[dict[str, Any]]:
-    progress = Progress(log, what, len(found), "shards")
-    faults = []
-    for broken in each(found, lambda record: _faults(layout, record, deep), _SHARDS_AT_ONCE):
-        faults += broken
-        progress.advance()
-    return faults
-
-
 def _faults(layout: Layout, record: dict[str, Any], deep: bool) -> list[dict[str, Any]]:
     faults = []
     for name, shape in layout.content.shapes(1).items():
         entry, shard, key = record["objects"][name], record["shard"], layout.key(name, record["shard"])
         try:
-            data, _ = layout.objects.get(key)
+            data = layout.objects.view(key)
         except FileNotFoundError:
             faults.append(_fault("missing", shard, key, "committed, but the object is not there"))
             continue

@@ -39,6 +39,10 @@ class Objects:
 
         return self._call(key, "reading", whole)
 
+    def view(self, key: str) -> memoryview:
+        """A whole object without copying it (a bytes copy holds up every other thread); raises as ``get`` does."""
+        return self._call(key, "reading", lambda: memoryview(obstore.get(self._at(), key).bytes()))
+
     def tag(self, key: str) -> str:
         """The tag of the version that stands; raises FileNotFoundError or StorageError."""
         return str(self._call(key, "look-up", lambda: obstore.head(self._at(), key))["e_tag"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import chain, islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,17 +18,29 @@ from dakter.corpus.shard import compute
 from dakter.errors import DataError, IntegrityError
 
 SHARDS = (0, 1, 2, 4, 6)  # a partial corpus
-IMAGES = compute(FakeSampler(), 0, 56)["image"]
+IMAGES, SOFT = compute(FakeSampler(), 0, 56).values()
+EVERYTHING = [i for shard in SHARDS for i in range(shard * 8, shard * 8 + 8)]
+ACCEPTED = (0, 1, 2, 3, 4, 5, 6, 7, 9, 16, 17, 23, 48, 50, 51, 54, 55)  # shard 1 nearly, shard 4 wholly left out
 
 
-@pytest.fixture
-def url(place: str) -> str:
-    layout = Layout.begin(place, CorpusConfig(samples_per_shard=8).identity(FakeSampler()))
+def make(url: str) -> str:
+    layout = Layout.begin(url, CorpusConfig(samples_per_shard=8).identity(FakeSampler()))
     layout.grow(7)
     for shard in SHARDS:
         write_shard(layout, shard, compute(FakeSampler(), shard * 8, 8))
     storage.put(layout.place(layout.key("image", 3)), b"never committed")
-    return place
+    return url
+
+
+@pytest.fixture
+def url(place: str) -> str:
+    return make(place)
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One corpus for the tests that change nothing and are of no store in particular."""
+    return make(str(tmp_path_factory.mktemp("reader") / "corpus"))
 
 
 def index_of(images: np.ndarray) -> list[int]:
@@ -72,13 +85,11 @@ def test_an_epoch_has_every_sample_once_in_shuffled_order(url: str) -> None:
     reader = CorpusReader(url)
     batches = list(islice(reader.batches(10, seed=5, shuffle_shards=2), 8))
     order = [index_of(images) for images, _ in batches]
-    everything = [i for shard in SHARDS for i in range(shard * 8, shard * 8 + 8)]
     first, second = list(chain(*order[:4])), list(chain(*order[4:]))
-    assert sorted(first) == sorted(second) == everything
+    assert sorted(first) == sorted(second) == EVERYTHING
     assert first != second
     assert len({i // 8 for i in order[0]}) == 2  # mixed across the shards in memory
-    soft = compute(FakeSampler(), 0, 56)["soft_label"]
-    assert all(np.array_equal(labels, soft[index_of(images)]) for images, labels in batches)
+    assert all(np.array_equal(labels, SOFT[index_of(images)]) for images, labels in batches)
 
 
 def test_the_stream_goes_on_anywhere_and_depends_on_the_seed(url: str) -> None:
@@ -90,6 +101,13 @@ def test_the_stream_goes_on_anywhere_and_depends_on_the_seed(url: str) -> None:
     assert [index_of(images) for images, _ in islice(reader.batches(6, 2, shuffle_shards=2), 20)] != whole
 
 
+def test_samples_of_one_shard_come_in_another_order_every_epoch_and_for_every_seed(local: str) -> None:
+    reader = CorpusReader(local, accept=range(8))
+    orders = [index_of(images) for seed in (0, 1) for images, _ in islice(reader.batches(8, seed), 3)]
+    assert all(sorted(order) == list(range(8)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 6
+
+
 def test_a_batch_may_span_windows_and_epochs(url: str) -> None:
     images, soft = next(CorpusReader(url).batches(100, seed=0, shuffle_shards=2))
     assert images.shape == (100, 1, 8, 8)
@@ -97,13 +115,67 @@ def test_a_batch_may_span_windows_and_epochs(url: str) -> None:
     assert sorted(np.bincount(index_of(images), minlength=56).tolist())[-40:] == [2] * 20 + [3] * 20
 
 
-def test_ranks_share_an_epoch_without_overlap(url: str) -> None:
-    reader = CorpusReader(url)
-    ranks = [islice(reader.batches(8, 3, rank=rank, world=2), 2) for rank in (0, 1)]
-    seen = {i for batches in ranks for images, _ in batches for i in index_of(images)}
-    assert len(seen) == 32  # two shards each, one sits out
-    with pytest.raises(DataError, match="5 committed shards for 6 readers"):
-        reader.batches(8, 3, rank=0, world=6)
+@pytest.mark.parametrize("accept", [None, ACCEPTED], ids=["all", "accepted"])
+@pytest.mark.parametrize("world", [2, 3, 7])
+def test_ranks_share_an_epoch_equally_and_without_overlap(
+    local: str, world: int, accept: tuple[int, ...] | None
+) -> None:
+    reader = CorpusReader(local, accept=accept)
+    share = reader.num_accepted // world
+    ranks = [list(islice(reader.batches(share, 3, 0, 2, rank=rank, world=world), 3)) for rank in range(world)]
+    epochs = [[i for rank in ranks for i in index_of(rank[epoch][0])] for epoch in range(3)]
+    everything = set(ACCEPTED if accept else EVERYTHING)
+    for epoch in epochs:
+        assert len(epoch) == len(set(epoch)) == share * world
+        assert set(epoch) <= everything
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    with pytest.raises(DataError, match=f"{reader.num_accepted} committed and accepted samples for 99 readers"):
+        reader.batches(8, 3, rank=0, world=99)
+
+
+def test_accepted_samples_alone_come_and_the_stream_goes_on_anywhere(local: str, tmp_path: Path) -> None:
+    reader = CorpusReader(local, accept=ACCEPTED)
+    assert (reader.num_accepted, reader.num_samples) == (len(ACCEPTED), 40)
+    # Batches of 5 of 17 samples: neither windows nor epochs end with a batch.
+    whole = [index_of(images) for images, _ in islice(reader.batches(5, 1, shuffle_shards=1), 17)]
+    for epoch in range(5):
+        assert sorted(chain(*whole))[epoch::5] == sorted(ACCEPTED)
+    for document in ({"indices": list(ACCEPTED), "identity_digest": Layout.open(local).digest}, list(ACCEPTED)[::-1]):
+        storage.put_json(f"{tmp_path}/accept.json", document)
+        for start in (1, 2, 3, 6, 11):
+            other = CorpusReader(local, accept=f"{tmp_path}/accept.json")
+            rest = list(islice(other.batches(5, 1, start_batch=start, shuffle_shards=1), 17 - start))
+            assert [index_of(images) for images, _ in rest] == whole[start:]
+            assert all(np.array_equal(soft, SOFT[index_of(images)]) for images, soft in rest)
+
+
+def test_an_accept_list_that_does_not_fit_is_refused(local: str, tmp_path: Path) -> None:
+    with pytest.raises(IntegrityError, match=r"2 indices that are not committed:\n  - sample 25\n  - sample 900"):
+        CorpusReader(local, accept=[1, 25, 900])
+    with pytest.raises(IntegrityError, match="sample -1"):
+        CorpusReader(local, accept=[-1])
+    with pytest.raises(DataError, match=r"1 indices occur more than once, e\.g\. \[3\]"):
+        CorpusReader(local, accept=[3, 1, 3])
+    with pytest.raises(DataError, match="expected a list of sample indices"):
+        CorpusReader(local, accept=[0.5])  # type: ignore[list-item]
+    where = f"{tmp_path}/accept.json"
+    storage.put_json(where, {"kept": [1]})
+    with pytest.raises(DataError, match="no entry 'indices'"):
+        CorpusReader(local, accept=where)
+    storage.put_json(where, {"indices": [1], "identity_digest": "of another"})
+    with pytest.raises(IntegrityError, match="made for another corpus"):
+        CorpusReader(local, accept=where)
+    with pytest.raises(DataError, match="0 committed and accepted samples"):
+        CorpusReader(local, accept=[]).batches(1, 0)
+
+
+def test_batches_are_the_callers_own(local: str) -> None:
+    batches = CorpusReader(local).batches(6, 0, shuffle_shards=2)
+    first = next(batches)
+    before = first[0].copy(), first[1].copy()
+    list(islice(batches, 30))
+    assert np.array_equal(first[0], before[0])
+    assert np.array_equal(first[1], before[1])
 
 
 def test_samples_by_index(url: str) -> None:

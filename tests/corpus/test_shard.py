@@ -57,3 +57,12 @@ def test_summary_is_shares_and_entropy() -> None:
     shares, entropy = summary(soft)
     assert shares == pytest.approx([(255 + 127) / 510, 128 / 510])
     assert entropy == pytest.approx(np.log(2) / 2, abs=1e-4)
+
+
+def test_summary_counts_every_sample_of_any_shape() -> None:
+    soft = compute(FakeSampler(), 0, 12)["soft_label"]
+    odd = np.concatenate([soft[:, :, :7, :7]] * 300)[:3001]  # an odd number of bytes, in several parts
+    p = odd / 255.0
+    shares, entropy = summary(odd)
+    assert shares == pytest.approx(p.mean(axis=(0, 2, 3)).tolist())
+    assert entropy == pytest.approx(float(-(p * np.log(np.maximum(p, 1e-300))).sum(axis=1).mean()))

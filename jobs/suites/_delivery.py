@@ -1,0 +1,154 @@
+"""Delivery on the demo network: samples committed by N actors beside N times one process that samples in memory."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from dakter import storage
+from dakter.corpus.layout import Layout
+from dakter.corpus.manifest import records
+from dakter.diffusion.network import JointUNet
+from dakter.diffusion.pipeline import JointDiffusionPipeline, save_model
+from dakter.schema import OSD
+from jobs import generate, train
+from jobs._cli import Stop, resolve
+from jobs._model_sampler import ModelSampler
+from jobs.suites._watch import Commits
+
+log = logging.getLogger("dakter.jobs.benchmark")
+
+
+def demo_model(url: str) -> None:
+    """The demo's network with the weights it starts from: speed does not depend on them."""
+    settings = resolve(train.TrainSettings, preset="demo")
+    torch.manual_seed(0)
+    pipeline = JointDiffusionPipeline.build(
+        JointUNet.build(settings.network, bands=1, num_classes=len(OSD)),
+        settings.diffusion,
+        b=0.5,
+        size_px=64,
+        class_table=OSD,
+        bands=("vv",),
+        value_range=(-30.0, 0.0),
+    )
+    save_model(pipeline, url, {"licence": "none: untrained"})
+
+
+def _settings(out: str, model: str, num_samples: int, actors: int, samples_per_shard: int) -> generate.GenerateSettings:
+    return resolve(
+        generate.GenerateSettings,
+        preset="demo",
+        overrides={
+            "out": out,
+            "log_level": "WARNING",
+            "paths.model": model,
+            "corpus.num_samples": num_samples,
+            "corpus.samples_per_shard": samples_per_shard,
+            "ray.generate_workers": actors,
+            "ray.generate_cpus": 1,
+        },
+    )
+
+
+def sample_in_memory(model: str, seconds: float) -> dict[str, float]:
+    """Draw micro-batches for so long, one thread, nothing kept; the first one warms up and is not counted.
+
+    Returns:
+        ``begin`` and ``end`` (time.time), and ``per_second``.
+    """
+    settings = _settings("unused", model, 16, 1, 16)
+    sampler = ModelSampler(model, settings.sampler, settings.soft_label, 0, 1, "cpu")
+    size = sampler.micro_batch
+    sampler(np.arange(size))
+    begin, done = time.time(), 0
+    while time.time() - begin < seconds:
+        sampler(np.arange(done, done + size))
+        done += size
+    end = time.time()
+    return {"begin": begin, "end": end, "per_second": done / (end - begin)}
+
+
+def bare_rate(model: str, count: int, seconds: float) -> float:
+    """Mean samples per second of one of ``count`` processes that sample in memory at the same time."""
+    code = (
+        "import json, sys; from jobs.suites._delivery import sample_in_memory; "
+        "print(json.dumps(sample_in_memory(sys.argv[1], float(sys.argv[2]))))"
+    )
+    started = [
+        subprocess.Popen([sys.executable, "-c", code, model, str(seconds)], stdout=subprocess.PIPE, text=True)
+        for _ in range(count)
+    ]
+    found = [json.loads(process.communicate()[0].splitlines()[-1]) for process in started]
+    overlap_s = min(row["end"] for row in found) - max(row["begin"] for row in found)
+    if overlap_s < 0.6 * seconds:
+        log.warning("bare sampling: the processes overlapped for %.1f of %.1f s only", overlap_s, seconds)
+    return float(np.mean([row["per_second"] for row in found]))
+
+
+def deliver(
+    places: Sequence[tuple[str, str]],
+    model: str,
+    *,
+    actors: int,
+    num_samples: int,
+    samples_per_shard: int,
+    repeats: int,
+    bare_s: float,
+    stop: Stop,
+) -> dict[str, Any]:
+    """Samples per second committed by ``jobs/generate.py``, at each of ``places`` (name, URL), beside bare sampling.
+
+    The clock runs from the moment the first sample was begun to the moment the last commit record was seen: encoding,
+    hashing, storing, committing and an actor that comes late or ends early are in it; Ray's start, the model's loading
+    and the manifest are not (``seconds_outside_the_clock``). Bare sampling is measured before each repeat, in one
+    process alone and in ``actors`` processes at a time: on shared cores the second is what N actors can reach.
+    """
+    alone: list[float] = []
+    beside: list[float] = []
+    rates: dict[str, list[float]] = {name: [] for name, _ in places}
+    outside: list[float] = []
+    for repeat in range(repeats):
+        alone.append(bare_rate(model, 1, bare_s))
+        beside.append(bare_rate(model, actors, bare_s))
+        for name, url in places:
+            settings = _settings(storage.join(url, f"delivery-{repeat}"), model, num_samples, actors, samples_per_shard)
+            corpus = settings.place("corpus")
+            begin = time.monotonic()
+            with Commits(corpus) as commits:
+                generate.run(settings, stop)
+            whole_s = time.monotonic() - begin
+            layout = Layout.open(corpus)
+            facts = [record["facts"] for record in records(layout, layout.committed())]
+            first = min(row["committed_at"] - row["sampling_s"] for row in facts)
+            clock_s = commits.at(len(facts)) - first
+            rates[name].append(len(facts) * samples_per_shard / clock_s)
+            outside.append(whole_s - clock_s)
+            storage.remove_folder(corpus)
+    return {
+        "actors": actors,
+        "num_samples": num_samples,
+        "samples_per_shard": samples_per_shard,
+        "bare_per_second_one_alone": round(median(alone), 3),
+        "bare_per_second_one_of_several": round(median(beside), 3),
+        "committed_per_second": {name: round(median(rate), 3) for name, rate in rates.items()},
+        "share_of_n_times_bare_one_of_several": _shares(rates, beside, actors),
+        "share_of_n_times_bare_one_alone": _shares(rates, alone, actors),
+        "seconds_outside_the_clock": round(median(outside), 2),
+    }
+
+
+def _shares(rates: dict[str, list[float]], bare: list[float], actors: int) -> dict[str, float]:
+    return {
+        name: round(median(ours / (actors * one) for ours, one in zip(rate, bare, strict=True)), 4)
+        for name, rate in rates.items()
+    }

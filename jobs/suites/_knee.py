@@ -1,0 +1,112 @@
+"""How fast a sampler may be before committing holds it up: delivered against offered rate, beside bare writers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import numpy as np
+import zarr
+
+from dakter import storage
+from dakter.corpus.commit import write_shard
+from dakter.corpus.layout import ARRAYS, CorpusConfig, Layout
+from dakter.corpus.objects import Objects
+from dakter.corpus.shard import Arrays, compute
+from jobs._cli import Stop
+from jobs.suites._paced_sampler import PacedSampler
+
+DELIVERED = 0.95  # of what was offered: up to there the writer does not hold the sampler up
+
+
+def knee(
+    url: str, *, size_px: int, samples_per_shard: int, shards: int, repeats: int, steps: tuple[float, ...], stop: Stop
+) -> dict[str, Any]:
+    """The last offered rate that is delivered, as a share of a bare zarr writer's rate; all of it in one process.
+
+    The sampler sleeps between its samples; a shard is encoded, hashed, stored and committed when it is whole, as
+    ``jobs/generate.py`` does.
+
+    Args:
+        shards: how many each measurement writes.
+        steps: offered rates, rising, as shares of the bare zarr writer's.
+    """
+    sampler = PacedSampler(size_px, micro_batch=min(32, samples_per_shard))
+    config = CorpusConfig(num_samples=shards * samples_per_shard, samples_per_shard=samples_per_shard)
+    arrays = [compute(sampler, shard * samples_per_shard, samples_per_shard) for shard in range(shards)]
+
+    def fresh(name: str) -> Layout:
+        place = storage.join(url, name)
+        storage.remove_folder(place)
+        layout = Layout.begin(place, config.identity(sampler))
+        layout.grow(shards)
+        return layout
+
+    def rate(writing: Callable[[Layout], None]) -> float:
+        found = []
+        for _ in range(repeats):
+            stop.check("a suite keeps nothing unless it ends")
+            layout = fresh("bare")
+            begin = time.perf_counter()
+            writing(layout)
+            found.append(shards * samples_per_shard / (time.perf_counter() - begin))
+        return median(found)
+
+    bare = rate(lambda layout: _bare_zarr(layout, arrays))
+    per_sample = rate(lambda layout: _object_a_sample(layout, arrays))
+    unpaced = rate(lambda layout: _commit(layout, arrays))
+    curve = []
+    for share in steps:
+        offered = share * bare
+        delivered = median(_paced(fresh("paced"), sampler.at(offered), shards) for _ in range(repeats))
+        curve.append({"offered": round(offered, 1), "delivered_share": round(delivered / offered, 4)})
+    kept = [share for share, row in zip(steps, curve, strict=True) if row["delivered_share"] >= DELIVERED]
+    return {
+        "samples": shards * samples_per_shard,
+        "tile_px": size_px,
+        "bare_zarr_per_second": round(bare, 1),
+        "float32_object_a_sample_per_second": round(per_sample, 1),
+        "committed_per_second_unpaced": round(unpaced, 1),
+        "unpaced_over_bare_zarr": round(unpaced / bare, 3),
+        "unpaced_over_object_a_sample": round(unpaced / per_sample, 3),
+        "curve": curve,
+        "knee_over_bare_zarr": max(kept, default=0.0),
+    }
+
+
+def _paced(layout: Layout, sampler: PacedSampler, shards: int) -> float:
+    """Samples per second from the first commit to the last one: what goes on for hours, without its beginning."""
+    size = layout.samples_per_shard
+    ends: list[float] = []
+    arrays: Arrays | None = None
+    for shard in range(shards):
+        arrays = compute(sampler, shard * size, size, out=arrays)
+        write_shard(layout, shard, arrays)
+        ends.append(time.perf_counter())
+    return (shards - 1) * size / (ends[-1] - ends[0])
+
+
+def _commit(layout: Layout, arrays: list[Arrays]) -> None:
+    for shard, pairs in enumerate(arrays):
+        write_shard(layout, shard, pairs)
+
+
+def _bare_zarr(layout: Layout, arrays: list[Arrays]) -> None:
+    """Plain assignment of whole shards with the same codecs: no hashes, no record, no condition on the put."""
+    group: Any = zarr.open_group(storage.zarr_store(layout.place("data.zarr")), mode="r+")
+    size = layout.samples_per_shard
+    for shard, pairs in enumerate(arrays):
+        for name in ARRAYS:
+            group[name][shard * size : (shard + 1) * size] = pairs[name]
+
+
+def _object_a_sample(layout: Layout, arrays: list[Arrays]) -> None:
+    """The common way: one uncompressed float32 object for the image and one for the label of each sample."""
+    objects = Objects(layout.url)
+    for shard, pairs in enumerate(arrays):
+        for row in range(layout.samples_per_shard):
+            for name in ARRAYS:
+                key = f"contrast/{name}/{shard * layout.samples_per_shard + row:08d}.npy"
+                objects.create(key, (pairs[name][row].astype(np.float32) / 255.0).tobytes())
