@@ -144,7 +144,7 @@ def _arm(
 
     def estimate(statistic: Statistic) -> dict[str, Any]:
         found = arm_estimate(confusions, groups, statistic=statistic, resampling=resampling, batched=True)
-        return _interval_json(found)
+        return _interval_json(found, most=1.0)
 
     proper = {
         measure.metric: arm_estimate(
@@ -158,7 +158,10 @@ def _arm(
         out[metric] = [{"class": name} | estimate(_of_class(metric, k)) for k, name in enumerate(class_names)]
     for key in ("nll", "brier", "ece", "nll_tempered", "brier_tempered", "ece_tempered"):
         out[key] = _mean([table[key] for table in tables])
-    out["nll_interval"], out["brier_interval"] = _interval_json(proper["nll"]), _interval_json(proper["brier"])
+    out["nll_interval"], out["brier_interval"] = (
+        _interval_json(proper["nll"], most=math.inf),
+        _interval_json(proper["brier"], most=2.0),
+    )
     kept = ("id", "path", "seed", "architecture", "encoder", "num_parameters", "val_miou", "digest")
     out["students"] = [
         {key: student.record[key] for key in kept if key in student.record} | table
@@ -167,8 +170,10 @@ def _arm(
     return out
 
 
-def _interval_json(found: Estimate) -> dict[str, Any]:
-    return {"mean": number(found.mean), "low": number(found.low), "high": number(found.high)}
+def _interval_json(found: Estimate, *, most: float) -> dict[str, Any]:
+    """Bounds within what the score can be (0 to ``most``): widening by few seeds may carry draws beyond."""
+    low, high = (float(np.clip(bound, 0.0, most)) for bound in (found.low, found.high))
+    return {"mean": number(found.mean), "low": number(low), "high": number(high)}
 
 
 def _mean(values: list[Any]) -> Any:

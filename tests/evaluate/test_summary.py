@@ -58,6 +58,14 @@ def test_tables_follow_from_the_students(arms: dict[str, list[ScoredStudent]]) -
     assert "history" not in real["students"][0]
 
 
+def test_an_interval_stays_within_what_the_score_can_be() -> None:
+    """Of two students one is always right, one always wrong: the spread over so few seeds would leave 0 to 1."""
+    arms = {"real": [student("real", 0, 1.0, 0.5), student("real", 1, 0.0, 0.5)]}
+    scores = summarise(arms, GROUPS, NAMES, DRAWS)["arms"]["real"]
+    assert (scores["miou"]["low"], scores["miou"]["high"]) == (0.0, 1.0)
+    assert scores["nll_interval"]["low"] == 0.0
+
+
 def test_contrasts_are_distilled_minus_real(arms: dict[str, list[ScoredStudent]]) -> None:
     rows = contrasts(arms, GROUPS, NAMES, DRAWS)
     by: dict[tuple[str, Any], dict[str, Any]] = {(row["metric"], row["class"]): row for row in rows}
