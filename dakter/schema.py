@@ -122,8 +122,8 @@ def soft_to_stored(soft: torch.Tensor | np.ndarray) -> np.ndarray:
 
     Chosen by ``jobs/benchmark.py --suite encoding``, against uint8 of sqrt(p), uint16 and float16. At 0.05 and 0.25
     nats a pixel: mean total variation 3e-4 and 2e-3; 36 and 113 KB a 256x256x5 sample (sqrt 52 and 175, uint16 100 and
-    416, float16 133 and 544). Students of three seeds, val mIoU against float32's: -0.004 and +0.001, within what uint16
-    (-0.005, -0.004) and p changed by 1e-6 (+0.002, -0.003) give: no effect seen (results/encoding-full.json).
+    416, float16 133 and 544). Students of three seeds, val mIoU against float32's: -0.004 and +0.001, within what
+    uint16 (-0.005, -0.004) and p changed by 1e-6 (+0.002, -0.003) give: no effect seen (results/encoding-full.json).
     """
     p = np.asarray(soft, dtype=np.float32)
     q = np.rint(p * 255.0).astype(np.int16)
