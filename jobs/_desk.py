@@ -10,6 +10,9 @@ from dakter.corpus.budget import BudgetConfig, Forecast, hindrance
 
 # How long after a drained node should be gone it is believed that it stays after all.
 _OVERDUE_S = 60.0
+# What counts of an attempt whose process went down while the shard was only being stored: the one that was being drawn
+# beside it is the likelier cause. Not nothing, or a shard that kills its process there would do so for ever.
+_BYSTANDER = 0.25
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class Desk:
         self._stop = False
         self._reason: str | None = None
         self._spent_s, self._stored = 0.0, 0
-        self._begun: dict[int, int] = {}
+        self._begun: dict[int, float] = {}
+        self._drawn: set[int] = set()
         self._in_hand: set[int] = set()
         self._draining: dict[str, float] = {}
         self._notes: dict[int, str] = {}
@@ -49,6 +53,9 @@ class Desk:
         """May the actor on ``node`` begin ``shard``? Counts the attempt if so."""
         self._last_sign = time.monotonic()
         self._in_hand.discard(shard)
+        if shard in self._drawn:  # its process went down after it was drawn
+            self._drawn.discard(shard)
+            self._begun[shard] -= 1 - _BYSTANDER
         self._check_budget()
         if self._stop or self._reason:
             return Order("stop")
@@ -56,17 +63,24 @@ class Desk:
             return Order("wait")
         self._begun[shard] = self._begun.get(shard, 0) + 1
         self._in_hand.add(shard)
-        return Order("make", self._begun[shard], self._until(node))
+        return Order("make", int(self._begun[shard]), self._until(node))
+
+    def drawn(self, shard: int) -> None:
+        """All samples of a shard are drawn; it is being stored while the next one is drawn by the same process."""
+        self._last_sign = time.monotonic()
+        self._drawn.add(shard)
 
     def excuse(self, shard: int, note: str) -> None:
         """The last attempt failed for no fault of the shard: a store, disk or memory, or a node that is leaving."""
         self._last_sign = time.monotonic()
         self._in_hand.discard(shard)
+        self._drawn.discard(shard)
         self._begun[shard] = max(0, self._begun.get(shard, 0) - 1)
         self._notes[shard] = note
 
     def note(self, shard: int, text: str) -> None:
         """Remember what went wrong with a shard, should its process die."""
+        self._drawn.discard(shard)  # its own doing, not a neighbour's
         self._notes[shard] = text
 
     def recall(self, shard: int) -> str:
@@ -77,6 +91,7 @@ class Desk:
         """A shard is out of an actor's hands: committed with ``stored`` bytes, or given up (0)."""
         self._last_sign = time.monotonic()
         self._in_hand.discard(shard)
+        self._drawn.discard(shard)
         if stored:
             self._stored += stored
             self._forecast.learn(seconds, stored)

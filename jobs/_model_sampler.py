@@ -13,7 +13,6 @@ import torch
 
 from dakter import schema, storage
 from dakter.corpus.content import Content
-from dakter.diffusion.pipeline import open_model
 from dakter.diffusion.sampler import SamplerConfig
 from dakter.diffusion.softlabel import SoftLabelConfig
 from dakter.errors import IntegrityError
@@ -37,6 +36,8 @@ class ModelSampler:
         threads: int,
         device: str,
     ):
+        from dakter.diffusion.pipeline import open_model  # with all of diffusers, where a model is really wanted
+
         try:
             opened = open_model(_cached(url))
         except IntegrityError:  # a copy that lost files (folders for temporary files are swept) is fetched again

@@ -21,8 +21,9 @@ from dakter.corpus.budget import BudgetConfig
 from dakter.corpus.commit import read_commit, set_aside, write_shard
 from dakter.corpus.layout import Layout
 from dakter.corpus.ledger import RunRecord, Working
+from dakter.corpus.pack import Packed, make
 from dakter.corpus.quote import stored_bytes
-from dakter.corpus.shard import Arrays, PairSampler, compute
+from dakter.corpus.shard import PairSampler
 from dakter.errors import ConflictError, DakterError, Stopped, StorageError, of_environment
 from jobs._cli import setup_logging
 from jobs._desk import Desk
@@ -65,8 +66,22 @@ class GivenBack(DakterError):
     """The node leaves before the shard in hand can be finished; another actor makes it."""
 
 
+@dataclass(frozen=True)
+class _Hand:
+    """A shard in an actor's hands: its attempt within this run, when it was begun (monotonic), its record."""
+
+    shard: int
+    attempt: int
+    since: float
+    working: Working
+
+
 class ShardActor:
-    """Ray Data calls it with row numbers of ``work.shards``; see ``fan_out``."""
+    """Ray Data calls it with row numbers of ``work.shards``; see ``fan_out``.
+
+    Two calls go on at a time: while one shard is being stored the next is drawn. Drawing is one shard's at a time, in
+    one thread, so that a sampler sees neither a second caller nor a second thread.
+    """
 
     def __init__(self, factory: SamplerFactory, work: Work, desk: Any):
         import ray
@@ -75,11 +90,11 @@ class ShardActor:
         self._work, self._desk = work, desk
         self._node = ray.get_runtime_context().get_node_id()
         self._last_beat, self._until = 0.0, float("inf")
-        self._working: Working | None = None
-        self._arrays: Arrays | None = None  # of the last shard, filled again by the next
+        self._hands: dict[int, _Hand] = {}
+        self._counted_to = time.monotonic()  # the time that commit records account for so far
+        self._drawing = ThreadPoolExecutor(1, thread_name_prefix="dakter-draw")
         self._pool = ThreadPoolExecutor(work.cpus, thread_name_prefix="dakter-encode")
         self._layout = self._outlast(lambda: Layout.open(work.corpus))
-        self._working = Working(self._layout, f"{socket.gethostname()} pid {os.getpid()}")
         if self._layout.digest != work.identity_digest:
             raise ConflictError(f"{work.corpus}: the identity changed after the driver read it; start the job again")
         self._sampler = self._outlast(factory)
@@ -97,59 +112,92 @@ class ShardActor:
         }
 
     def _unit(self, shard: int) -> Row:
-        working = self._working
-        assert working is not None
         while True:
-            order = self._told(self._desk.begin.remote(shard, self._node))
-            if order.do == "stop":
-                return Row(shard, "stopped")
-            if order.do == "wait":  # on a node that leaves: Ray gives the shard to another actor when it is gone
-                time.sleep(1.0)
-                continue
-            if order.attempt > self._work.max_attempts:
-                return self._died(shard, order.attempt - 1)
-            start, row = time.monotonic(), None
-            self._until = order.until
-            try:
-                working.begin(shard, order.attempt)
-                row = self._make(shard, start)
-            except Stopped:
-                row = Row(shard, "stopped")
-            except GivenBack as error:
-                log.warning("shard %d: %s", shard, error)
-                self._told(self._desk.excuse.remote(shard, str(error)))
-            except Exception as error:  # whatever it is: the shard is tried again, then set aside; the rest goes on
-                if of_environment(error):
-                    self._leave(shard, error)
-                row = self._failed(shard, order.attempt, error)
-            finally:
-                working.end()
+            drawn = self._drawing.submit(self._draw, shard).result()
+            row = self._store(*drawn) if isinstance(drawn, tuple) else drawn
             if row is not None:
-                self._told(self._desk.end.remote(shard, time.monotonic() - start, row.bytes))
                 return row
 
-    def _make(self, shard: int, start: float) -> Row:
-        standing = self._outlast(lambda: read_commit(self._layout, shard))
-        if standing:
-            return Row(shard, "stood")
-        size = self._layout.samples_per_shard
-        arrays = self._outlast(lambda: compute(self._sampler, shard * size, size, self._beat, out=self._arrays))
-        self._arrays = arrays
-        sampled = time.monotonic()
+    def _draw(self, shard: int) -> tuple[_Hand, Packed, float] | Row | None:
+        """The shard with the seconds that drawing took; the row that ends it; or None: to be begun again."""
+        order = self._told(self._desk.begin.remote(shard, self._node))
+        if order.do == "stop":
+            return Row(shard, "stopped")
+        if order.do == "wait":  # on a node that leaves: Ray gives the shard to another actor when it is gone
+            time.sleep(1.0)
+            return None
+        if order.attempt > self._work.max_attempts:
+            return self._died(shard, order.attempt - 1)
+        self._until = order.until
+        working = Working(self._layout, f"{socket.gethostname()} pid {os.getpid()}")
+        working.begin(shard, order.attempt)
+        hand = _Hand(shard, order.attempt, time.monotonic(), working)
+        self._hands[shard] = hand
+
+        def drawn() -> tuple[_Hand, Packed, float] | Row:
+            if self._outlast(lambda: read_commit(self._layout, shard)):
+                return self._put_down(hand, Row(shard, "stood"))
+            packed = self._outlast(lambda: make(self._layout, self._sampler, shard, self._beat, pool=self._pool))
+            self._told(self._desk.drawn.remote(shard))
+            return hand, packed, time.monotonic() - hand.since
+
+        return self._step(hand, drawn)
+
+    def _store(self, hand: _Hand, packed: Packed, drawing_s: float) -> Row | None:
+        """The row that ends the shard; or None: to be begun again."""
 
         def facts() -> dict[str, Any]:  # asked for when the objects stand, just before the commit
             return {
                 **self._work.facts,
                 "cpus": os.cpu_count(),
-                "sampling_s": round(sampled - start, 3),
-                "worker_s": round(time.monotonic() - start, 3),
+                "sampling_s": round(drawing_s, 3),
+                "worker_s": round(self._account(hand), 3),
                 "committed_at": time.time(),
             }
 
-        outcome = self._outlast(lambda: write_shard(self._layout, shard, arrays, facts, pool=self._pool))
-        if not outcome.written:
-            return Row(shard, "stood")
-        return Row(shard, "written", stored_bytes(outcome.record))
+        def stored() -> Row:
+            outcome = self._outlast(lambda: write_shard(self._layout, hand.shard, packed, facts))
+            size = stored_bytes(outcome.record) if outcome.written else 0
+            return self._put_down(hand, Row(hand.shard, "written" if outcome.written else "stood", size))
+
+        return self._step(hand, stored)
+
+    def _account(self, hand: _Hand) -> float:
+        """Seconds of this worker up to now that no record accounts for yet, since the shard was begun at the most."""
+        now = time.monotonic()
+        seconds = now - max(hand.since, self._counted_to)
+        self._counted_to = now
+        return max(0.0, seconds)
+
+    def _put_down(self, hand: _Hand, row: Row) -> Row:
+        self._told(self._desk.end.remote(hand.shard, time.monotonic() - hand.since, row.bytes))
+        return row
+
+    def _step(self, hand: _Hand, what: Callable[[], T]) -> T | Row | None:
+        """``what``, or what its failure makes of the shard: the row that ends it, or None: to be begun again."""
+        done = False
+        try:
+            result = what()
+            done = isinstance(result, Row)
+            return result
+        except Stopped:
+            done = True
+            return self._put_down(hand, Row(hand.shard, "stopped"))
+        except GivenBack as error:
+            done = True
+            log.warning("shard %d: %s", hand.shard, error)
+            self._told(self._desk.excuse.remote(hand.shard, str(error)))
+            return None
+        except Exception as error:  # whatever it is: the shard is tried again, then set aside; the rest goes on
+            done = True
+            if of_environment(error):
+                self._leave(hand.shard, error)
+            failed = self._failed(hand.shard, hand.attempt, error)
+            return failed and self._put_down(hand, failed)
+        finally:
+            if done:
+                hand.working.end()
+                self._hands.pop(hand.shard, None)
 
     def _failed(self, shard: int, attempt: int, error: Exception) -> Row | None:
         text, trace = f"{type(error).__name__}: {error}", traceback.format_exc()
@@ -200,8 +248,8 @@ class ShardActor:
             if order.do == "stop":
                 raise Stopped("stopped as asked; the shard in hand is given up")
             self._until = order.until
-            if self._working:
-                self._working.beat()
+            for hand in list(self._hands.values()):
+                hand.working.beat()
         if time.time() > self._until - _MARGIN_S:
             raise GivenBack("the node leaves before this shard can be finished; given back")
 
@@ -298,11 +346,18 @@ def _dataset(ray: Any, factory: SamplerFactory, work: Work, config: RayConfig, d
     context.execution_no_progress_timeout_s = -1  # a shard may take longer than any guess: the desk watches instead
     with DataContext.current(context):
         number = len(work.shards)
+        at_once = 2 if number >= 4 * config.generate_workers else 1
         return ray.data.range(number, override_num_blocks=number).map_batches(
             ShardActor,
             batch_size=1,
-            # One task in an actor's hands: with more, the last shards wait behind a busy actor while others idle.
-            compute=ActorPoolStrategy(size=min(config.generate_workers, number), max_tasks_in_flight_per_actor=1),
+            # Two shards in an actor's hands, one drawn, one stored, where there are enough of them: else the last ones
+            # wait behind a busy actor while others idle.
+            compute=ActorPoolStrategy(
+                size=min(config.generate_workers, number),
+                max_tasks_in_flight_per_actor=at_once,
+                max_concurrent_calls_per_actor=at_once,
+                enable_true_multi_threading=at_once > 1,
+            ),
             num_cpus=config.generate_cpus,
             num_gpus=config.generate_gpus or None,
             fn_constructor_kwargs={"factory": factory, "work": work, "desk": desk},

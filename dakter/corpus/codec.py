@@ -7,8 +7,9 @@ zarr's own all the same: the same numcodecs compressor and the same layout, and 
 
 from __future__ import annotations
 
+import hashlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -50,25 +51,64 @@ def array_document(
     return bytes(store._store_dict["zarr.json"].to_bytes())
 
 
-def encode(name: str, array: np.ndarray, level: int, *, pool: ThreadPoolExecutor | None = None) -> bytes:
-    """A whole shard, uint8 ``(samples, ., H, W)``, as the bytes of its one object.
+class Encoder:
+    """Makes the bytes of one shard object, sample by sample.
 
     A shard of zeros is written like any other: whether an object is there must not depend on its content.
 
     Args:
         name: which array, for the error.
+        level: zstd level.
         pool: threads that share the work; the bytes are the same.
-
-    Raises:
-        DataError: another type or number of axes, or no sample.
     """
-    if array.dtype != np.uint8 or array.ndim != len(DIMENSIONS[name]) or not array.size:
-        raise DataError(f"{name}: {array.dtype} {array.shape}; expected uint8 samples along {DIMENSIONS[name]}")
-    rows = np.ascontiguousarray(array).reshape(len(array), -1)
-    chunks = list((pool.map if pool else map)(lambda row: zstd.compress(row, level, True), rows))
-    lengths = np.array([len(chunk) for chunk in chunks], "<u8")
-    index = np.stack([lengths.cumsum(dtype="<u8") - lengths, lengths], axis=1).tobytes()
-    return b"".join([*chunks, index, google_crc32c.value(index).to_bytes(4, "little")])
+
+    def __init__(self, name: str, level: int, pool: ThreadPoolExecutor | None = None):
+        self._name, self._level, self._pool = name, level, pool
+        self._chunks: list[bytes] = []
+        self._digest = hashlib.sha256()
+
+    def begin(self, array: np.ndarray) -> Callable[[], None]:
+        """Begin to compress the next samples, uint8 ``(n, ., H, W)``; what is returned waits for it. One at a time.
+
+        Raises:
+            DataError: another type or number of axes, or no sample.
+        """
+        if array.dtype != np.uint8 or array.ndim != len(DIMENSIONS[self._name]) or not array.size:
+            raise DataError(
+                f"{self._name}: {array.dtype} {array.shape}; expected uint8 samples along {DIMENSIONS[self._name]}"
+            )
+        rows = np.ascontiguousarray(array).reshape(len(array), -1)
+        level = self._level
+        chunks = (self._pool.map if self._pool else map)(lambda row: zstd.compress(row, level, True), rows)
+
+        def wait() -> None:
+            for chunk in chunks:
+                self._digest.update(chunk)
+                self._chunks.append(chunk)
+
+        return wait
+
+    def finish(self) -> bytes:
+        """The object: all samples so far and their index; raises DataError if there are none."""
+        if not self._chunks:
+            raise DataError(f"{self._name}: no sample to encode")
+        lengths = np.array([len(chunk) for chunk in self._chunks], "<u8")
+        index = np.stack([lengths.cumsum(dtype="<u8") - lengths, lengths], axis=1).tobytes()
+        tail = index + google_crc32c.value(index).to_bytes(4, "little")
+        self._digest.update(tail)
+        return b"".join([*self._chunks, tail])
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest of the object; after ``finish``."""
+        return self._digest.hexdigest()
+
+
+def encode(name: str, array: np.ndarray, level: int, *, pool: ThreadPoolExecutor | None = None) -> bytes:
+    """A whole shard, uint8 ``(samples, ., H, W)``, as the bytes of its one object; arguments as of ``Encoder``."""
+    encoder = Encoder(name, level, pool)
+    encoder.begin(array)()
+    return encoder.finish()
 
 
 def check_document(document: Mapping[str, Any], name: str, sample_shape: tuple[int, ...], per_shard: int) -> None:

@@ -24,15 +24,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from dakter import storage
-from dakter.corpus import codec
 from dakter.corpus.layout import ARRAYS, Layout
-from dakter.corpus.shard import Arrays, sha256, summary
+from dakter.corpus.pack import Packed, pack
+from dakter.corpus.shard import Arrays, sha256
 from dakter.errors import IntegrityError, StorageError
 
 log = logging.getLogger("dakter.corpus")
@@ -85,17 +84,14 @@ def check_record(layout: Layout, shard: int, record: Any) -> None:
 def write_shard(
     layout: Layout,
     shard: int,
-    arrays: Arrays,
+    content: Packed | Arrays,
     facts: Callable[[], Mapping[str, Any]] = dict,
-    *,
-    pool: ThreadPoolExecutor | None = None,
 ) -> Outcome:
     """Store and commit one shard; harmless if others do the same at the same time or did so before.
 
     Args:
-        arrays: as ``shard.compute`` makes them.
+        content: as ``pack.make`` or ``shard.compute`` makes it.
         facts: asked for when the objects stand: timings, device, versions, into the record, not into any digest.
-        pool: threads that compress; the bytes are the same.
 
     Raises:
         StorageError: the store refused, after some tries.
@@ -104,12 +100,11 @@ def write_shard(
     standing = read_commit(layout, shard)
     if standing:
         return Outcome(standing, written=False)
-    level = int(layout.identity["compression_level"])
-    data = {name: codec.encode(name, arrays[name], level, pool=pool) for name in ARRAYS}
-    held = {name: _place(layout, shard, name, data[name]) for name in ARRAYS}
-    record, written = _commit(layout, shard, _record(layout, shard, arrays, data, facts()))
+    packed = content if isinstance(content, Packed) else pack(content, int(layout.identity["compression_level"]))
+    held = {name: _place(layout, shard, name, packed.objects[name]) for name in ARRAYS}
+    record, written = _commit(layout, shard, _record(layout, shard, packed, facts()))
     for name in ARRAYS:
-        _settle(layout, shard, name, record, held[name])
+        _settle(layout, shard, name, record, held[name], packed.stored_sha256[name])
     return Outcome(record, written)
 
 
@@ -120,10 +115,7 @@ def set_aside(layout: Layout, shard: int, *, attempts: int, error: str, tracebac
     storage.put_json(layout.place(layout.failed_key(shard)), {**record, "traceback": traceback, "time": time.time()})
 
 
-def _record(
-    layout: Layout, shard: int, arrays: Arrays, data: Mapping[str, bytes], facts: Mapping[str, Any]
-) -> dict[str, Any]:
-    shares, entropy = summary(arrays["soft_label"])
+def _record(layout: Layout, shard: int, packed: Packed, facts: Mapping[str, Any]) -> dict[str, Any]:
     size = layout.samples_per_shard
     return {
         "identity_digest": layout.digest,
@@ -133,14 +125,14 @@ def _record(
         "objects": {
             name: {
                 "key": layout.key(name, shard),
-                "bytes": len(data[name]),
-                "stored_sha256": sha256(data[name]),
-                "decoded_sha256": sha256(arrays[name]),
+                "bytes": len(packed.objects[name]),
+                "stored_sha256": packed.stored_sha256[name],
+                "decoded_sha256": packed.decoded_sha256[name],
             }
             for name in ARRAYS
         },
-        "class_shares": shares,
-        "entropy_nats": entropy,
+        "class_shares": packed.class_shares,
+        "entropy_nats": packed.entropy_nats,
         "facts": dict(facts),
     }
 
@@ -178,10 +170,10 @@ def _commit(layout: Layout, shard: int, record: dict[str, Any]) -> tuple[dict[st
     raise StorageError(f"{layout.place(key)}: others keep making and removing it; stop them")
 
 
-def _settle(layout: Layout, shard: int, name: str, record: Mapping[str, Any], held: _Held) -> None:
+def _settle(layout: Layout, shard: int, name: str, record: Mapping[str, Any], held: _Held, held_sha256: str) -> None:
     """See to it that the object is the one that the commit record describes."""
     key, wanted = layout.key(name, shard), record["objects"][name]["stored_sha256"]
-    if sha256(held.data) == wanted and not held.replaced and _tag(layout, key) == held.tag:
+    if held_sha256 == wanted and not held.replaced and _tag(layout, key) == held.tag:
         return
     ours = [data for data in (held.data, *held.replaced) if sha256(data) == wanted]
     for _ in range(_TRIES):

@@ -20,6 +20,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import zarr
@@ -139,7 +140,7 @@ class Layout:
             )
         return cls(url, identity, Objects(url))
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """sha256 of the identity: every commit record carries it."""
         return digest_json(self.identity)
@@ -175,7 +176,7 @@ class Layout:
 
     def read_json(self, key: str) -> Any:
         """A JSON document of the corpus, in one request; raises FileNotFoundError or IntegrityError."""
-        data, _ = self.objects.get(key)
+        data = self.objects.document(key)
         try:
             return json.loads(data)
         except ValueError as error:

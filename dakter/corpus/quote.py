@@ -7,8 +7,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scipy import stats
-
 from dakter import storage
 from dakter.corpus.budget import BudgetConfig
 from dakter.corpus.layout import ARRAYS, Layout
@@ -149,6 +147,8 @@ def _sum(values: Sequence[float], total: int) -> dict[str, float]:
     if number < 2 or not rest:  # one value tells no spread: a factor of two either way, until more are measured
         spread = rest * mean / 2 if rest else 0.0
     else:
+        from scipy import stats  # 60 MB that a driver need not hold for hours
+
         t = float(stats.t.ppf(0.5 + LEVEL / 2, number - 1))
         spread = t * statistics.stdev(values) * math.sqrt(rest * rest / number + rest)
     return {"low": max(known, expected - spread), "expected": expected, "high": expected + spread}

@@ -41,49 +41,55 @@ class PairSampler(Protocol):
         """
 
 
-def compute(
-    sampler: PairSampler,
-    first: int,
-    count: int,
-    poll: Callable[[], None] = lambda: None,
-    *,
-    out: Arrays | None = None,
-) -> Arrays:
+def compute(sampler: PairSampler, first: int, count: int, poll: Callable[[], None] = lambda: None) -> Arrays:
     """Samples ``first`` to ``first + count - 1``, uint8: image ``(count, C, H, W)``, soft_label ``(count, K, H, W)``.
 
     Args:
         first, count: multiples of ``sampler.micro_batch``.
         poll: called before each micro-batch; may raise to give the shard up.
-        out: arrays of an earlier call with this ``count``, to be filled again: fresh memory for each shard costs up to
-            0.3 ms a sample of 256x256 in the kernel.
 
     Raises:
         DataError: the sampler returned another shape or type, or soft labels that do not sum to 255.
     """
+    arrays = {name: np.empty(shape, np.uint8) for name, shape in sampler.content.shapes(count).items()}
+
+    def keep(start: int, part: Arrays) -> None:
+        for name, whole in arrays.items():
+            whole[start : start + len(part[name])] = part[name]
+
+    draw(sampler, first, count, keep, poll)
+    return arrays
+
+
+def draw(
+    sampler: PairSampler, first: int, count: int, keep: Callable[[int, Arrays], None], poll: Callable[[], None]
+) -> None:
+    """Hand ``keep`` one checked micro-batch after the other, in order, each while the next is being drawn.
+
+    Args:
+        keep: called with the place of the first sample, counted from ``first``, and the samples, in one thread.
+    """
     size = sampler.micro_batch
     assert first % size == 0, (first, size)
     assert count % size == 0, (count, size)
-    shapes = sampler.content.shapes(count)
-    arrays = {name: np.empty(shape, np.uint8) for name, shape in shapes.items()} if out is None else out
-    assert {name: array.shape for name, array in arrays.items()} == shapes, shapes
+    shapes = sampler.content.shapes(size)
 
-    def keep(start: int, pairs: tuple[np.ndarray, np.ndarray]) -> None:
-        for (name, whole), part in zip(arrays.items(), pairs, strict=True):
-            _check(name, part, (size, *whole.shape[1:]), first + start)
-            whole[start : start + size] = part
+    def checked(start: int, pairs: tuple[np.ndarray, np.ndarray]) -> None:
+        part = dict(zip(shapes, pairs, strict=True))
+        for name, shape in shapes.items():
+            _check(name, part[name], shape, first + start)
+        keep(start, part)
 
-    # Checking and copying, 5 % of the time of a sampler at the writer's limit, goes on beside the next micro-batch.
-    with ThreadPoolExecutor(1, thread_name_prefix="dakter-check") as beside:
+    with ThreadPoolExecutor(1, thread_name_prefix="dakter-keep") as beside:
         keeping: Future[None] | None = None
         for start in range(0, count, size):
             poll()
             pairs = sampler(np.arange(first + start, first + start + size, dtype=np.int64))
             if keeping:
                 keeping.result()
-            keeping = beside.submit(keep, start, pairs)
+            keeping = beside.submit(checked, start, pairs)
         if keeping:
             keeping.result()
-    return arrays
 
 
 def _check(name: str, part: np.ndarray, shape: tuple[int, ...], first: int) -> None:
@@ -107,19 +113,41 @@ def sha256(data: bytes | memoryview | np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(data).data if isinstance(data, np.ndarray) else data).hexdigest()
 
 
-def summary(soft_NKHW: np.ndarray) -> tuple[list[float], float]:
-    """Mean probability per class, and mean entropy in nats per pixel, of stored soft labels uint8 ``(N, K, H, W)``."""
-    classes, sample_bytes = soft_NKHW.shape[1], int(np.prod(soft_NKHW.shape[1:]))
-    sum_K, counts_V = np.zeros(classes, np.int64), np.zeros(256, np.int64)
-    step = max(1, 2**19 // sample_bytes)  # parts that stay in the processor's cache
-    for start in range(0, len(soft_NKHW), step):
-        part = np.ascontiguousarray(soft_NKHW[start : start + step])
-        sum_K += part.reshape(len(part), classes, -1).sum(axis=(0, 2), dtype=np.int64)
-        counts_V += _histogram(part.reshape(-1))
-    p_V = np.arange(256) / 255.0
-    nats_V = -p_V * np.log(np.maximum(p_V, 1e-300))
-    pixels = soft_NKHW.size // classes
-    return (sum_K / 255.0 / pixels).tolist(), float(counts_V @ nats_V / pixels)
+class Tally:
+    """Class shares and entropy of stored soft labels, uint8 ``(N, K, H, W)``, some at a time."""
+
+    def __init__(self) -> None:
+        self._sum_K: np.ndarray | None = None
+        self._counts_V = np.zeros(256, np.int64)
+
+    def add(self, soft_NKHW: np.ndarray) -> None:
+        """More samples."""
+        classes, sample_bytes = soft_NKHW.shape[1], int(np.prod(soft_NKHW.shape[1:]))
+        if self._sum_K is None:
+            self._sum_K = np.zeros(classes, np.int64)
+        step = max(1, 2**19 // sample_bytes)  # parts that stay in the processor's cache
+        for start in range(0, len(soft_NKHW), step):
+            part = np.ascontiguousarray(soft_NKHW[start : start + step])
+            self._sum_K += part.reshape(len(part), classes, -1).sum(axis=(0, 2), dtype=np.int64)
+            self._counts_V += _histogram(part.reshape(-1))
+
+    @property
+    def _pixels(self) -> int:
+        assert self._sum_K is not None, "no samples"
+        return int(self._counts_V.sum()) // len(self._sum_K)
+
+    @property
+    def class_shares(self) -> list[float]:
+        """Mean probability of each class."""
+        assert self._sum_K is not None, "no samples"
+        shares: list[float] = (self._sum_K / 255.0 / self._pixels).tolist()
+        return shares
+
+    @property
+    def entropy_nats(self) -> float:
+        """Mean entropy in nats a pixel."""
+        p_V = np.arange(256) / 255.0
+        return float(self._counts_V @ (-p_V * np.log(np.maximum(p_V, 1e-300))) / self._pixels)
 
 
 def _histogram(values: np.ndarray) -> np.ndarray:

@@ -13,7 +13,6 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from pydantic import model_validator
 
 from dakter.config import Config, setting
@@ -21,11 +20,7 @@ from dakter.errors import ConfigError
 
 SchedulerName = Literal["dpmpp_2m", "ddim", "ddpm"]
 
-_SCHEDULERS: dict[str, Any] = {
-    "dpmpp_2m": DPMSolverMultistepScheduler,
-    "ddim": DDIMScheduler,
-    "ddpm": DDPMScheduler,
-}
+_SCHEDULERS = {"dpmpp_2m": "DPMSolverMultistepScheduler", "ddim": "DDIMScheduler", "ddpm": "DDPMScheduler"}
 
 
 class DiffusionConfig(Config):
@@ -120,7 +115,9 @@ def build_scheduler(name: SchedulerName, num_timesteps: int) -> Any:
         "rescale_betas_zero_snr": True,  # finds them already so; DPM-Solver++ needs it to keep log-SNR finite
         "clip_sample": False,  # the sampler clips the image itself; labels reach to b
     }
-    return _SCHEDULERS[name].from_config(config)
+    import diffusers  # here: it costs 100 MB, and the driver of a generation only reads settings
+
+    return getattr(diffusers, _SCHEDULERS[name]).from_config(config)
 
 
 def same_levels(scheduler: Any, name: SchedulerName) -> Any:
@@ -138,7 +135,7 @@ def set_steps(scheduler: Any, steps: int) -> list[int]:
     levels = int(scheduler.config.num_train_timesteps)
     if not 1 <= steps <= levels:
         raise ConfigError(f"sampler.steps is {steps}; expected 1 to {levels} (diffusion.num_timesteps)")
-    if isinstance(scheduler, DDIMScheduler) and levels % steps:
+    if type(scheduler).__name__ == _SCHEDULERS["ddim"] and levels % steps:
         raise ConfigError(f"sampler.steps is {steps}; DDIM needs a divisor of {levels} (diffusion.num_timesteps)")
     scheduler.set_timesteps(steps)
     return [int(timestep) for timestep in scheduler.timesteps]

@@ -39,8 +39,8 @@ class Sizes:
     repeats: int
 
 
-FULL = Sizes(2, 2048, 64, 30.0, 256, 256, 8, (0.5, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0), 8, 200, 3)
-SHORT = Sizes(2, 64, 16, 3.0, 64, 16, 4, (0.5, 0.8, 1.2), 8, 32, 1)
+FULL = Sizes(2, 1024, 32, 30.0, 256, 256, 12, (0.5, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5), 8, 200, 3)
+SHORT = Sizes(2, 64, 16, 3.0, 64, 16, 4, (0.5, 1.2), 8, 32, 1)
 
 
 def run(settings: Any, stop: Stop) -> dict[str, Any]:
@@ -67,9 +67,7 @@ def measure(folder: Path, sizes: Sizes, stop: Stop) -> dict[str, Any]:
                 bare_s=sizes.bare_s,
                 stop=stop,
             )
-        return {
-            "delivery": delivery,
-            "knee": {
+            knees = {
                 name: knee(
                     storage.join(url, "knee"),
                     size_px=sizes.tile_px,
@@ -80,7 +78,10 @@ def measure(folder: Path, sizes: Sizes, stop: Stop) -> dict[str, Any]:
                     stop=stop,
                 )
                 for name, url in places
-            },
+            }
+        return {
+            "delivery": delivery,
+            "knee": knees,
             "reading": {
                 name: compare(
                     filled(storage.join(url, "reading"), sizes),

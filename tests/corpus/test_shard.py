@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fake_pairs import FakeSampler
 
-from dakter.corpus.shard import compute, summary
+from dakter.corpus.shard import Tally, compute
 from dakter.errors import DataError
 
 
@@ -50,19 +50,26 @@ def test_a_sampler_that_returns_nonsense_is_refused() -> None:
         compute(Unnormalised(), 0, 4)
 
 
-def test_summary_is_shares_and_entropy() -> None:
+def tallied(*parts: np.ndarray) -> tuple[list[float], float]:
+    tally = Tally()
+    for part in parts:
+        tally.add(part)
+    return tally.class_shares, tally.entropy_nats
+
+
+def test_tally_is_shares_and_entropy() -> None:
     soft = np.zeros((1, 2, 1, 2), np.uint8)
     soft[0, :, 0, 0] = 255, 0
     soft[0, :, 0, 1] = 127, 128
-    shares, entropy = summary(soft)
+    shares, entropy = tallied(soft)
     assert shares == pytest.approx([(255 + 127) / 510, 128 / 510])
     assert entropy == pytest.approx(np.log(2) / 2, abs=1e-4)
 
 
-def test_summary_counts_every_sample_of_any_shape() -> None:
+def test_tally_counts_every_sample_of_any_shape() -> None:
     soft = compute(FakeSampler(), 0, 12)["soft_label"]
     odd = np.concatenate([soft[:, :, :7, :7]] * 300)[:3001]  # an odd number of bytes, in several parts
     p = odd / 255.0
-    shares, entropy = summary(odd)
+    shares, entropy = tallied(odd[:7], odd[7:])
     assert shares == pytest.approx(p.mean(axis=(0, 2, 3)).tolist())
     assert entropy == pytest.approx(float(-(p * np.log(np.maximum(p, 1e-300))).sum(axis=1).mean()))
