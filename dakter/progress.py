@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
+
+# Observers hear of a piece of work this often, and at its end.
+_TOLD_EVERY_S = 1.0
+_observers: list[Callable[[Progress], None]] = []
 
 
 def duration(seconds: float) -> str:
@@ -14,6 +19,12 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def observe(observer: Callable[[Progress], None]) -> None:
+    """Have ``observer`` told of all progress in this process, at most once a second each; twice counts once."""
+    if observer not in _observers:
+        _observers.append(observer)
 
 
 class Progress:
@@ -28,9 +39,10 @@ class Progress:
     """
 
     def __init__(self, log: logging.Logger, what: str, total: int, unit: str, *, done: int = 0, every_s: float = 10.0):
-        self._log, self._what, self._unit, self._every_s = log, what, unit, every_s
+        self._log, self.what, self.unit, self._every_s = log, what, unit, every_s
         self.total, self.done, self._before = total, done, done
         self._start = self._last = time.monotonic()
+        self._told = float("-inf")
 
     @property
     def seconds(self) -> float:
@@ -46,20 +58,37 @@ class Progress:
         """``count`` more items are finished; ``note`` (a loss, say) goes into the line."""
         self.done += count
         now = time.monotonic()
+        if now - self._told >= _TOLD_EVERY_S or self.done >= self.total:
+            self._told = now
+            for observer in _observers:
+                observer(self)
         if now - self._last < self._every_s and self.done < self.total:
             return
         self._last = now
         share = 100 * self.done / self.total if self.total else 100
-        left = (self.total - self.done) / self.rate if self.rate > 0 else float("nan")
-        end = f"{duration(left)} left" if self.done < self.total else f"done in {duration(self.seconds)}"
+        left = (self.total - self.done) / self.rate if self.rate > 0 else None
+        if self.done >= self.total:
+            end = f"done in {duration(self.seconds)}"
+        else:
+            end = "time left unknown" if left is None else f"{duration(left)} left"
         self._log.info(
             "%s %d/%d (%.0f %%) · %.3g %s/s · %s%s",
-            self._what,
+            self.what,
             self.done,
             self.total,
             share,
             self.rate,
-            self._unit,
+            self.unit,
             end,
             f" · {note}" if note else "",
+            extra={
+                "fields": {
+                    "what": self.what,
+                    "unit": self.unit,
+                    "done": self.done,
+                    "total": self.total,
+                    "rate_per_s": round(self.rate, 6),
+                    "left_s": None if left is None else round(left, 1),
+                }
+            },
         )

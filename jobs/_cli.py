@@ -18,7 +18,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import metadata, resources
 from typing import Any, Generic, TypeVar
@@ -27,6 +27,7 @@ from dakter import config, storage
 from dakter.config import Config, setting
 from dakter.errors import ConfigError, DakterError, GateError, Stopped
 from dakter.progress import duration
+from jobs import _context
 
 log = logging.getLogger("dakter.jobs")
 
@@ -34,6 +35,7 @@ log = logging.getLogger("dakter.jobs")
 SECTIONS = (
     "out",
     "log_level",
+    "log_format",
     "paths",
     "data",
     "tiles",
@@ -50,6 +52,7 @@ SECTIONS = (
     "promotion",
     "tracking",
     "ray",
+    "submission",
 )
 
 
@@ -78,6 +81,9 @@ class JobSettings(Config):
         min_length=1,
     )
     log_level: str = setting("INFO", "DEBUG, INFO, WARNING or ERROR", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    log_format: str = setting(
+        "text", "text: readable lines; json: one object a line, for a log store", pattern="^(text|json)$"
+    )
     paths: Paths = Paths()
 
     def place(self, name: str) -> str:
@@ -249,6 +255,8 @@ def _parser(job: Job[Any]) -> argparse.ArgumentParser:
     parser.add_argument(
         "--json", action="store_true", default=False, help="print the outcome as JSON on standard output"
     )
+    if "status" in job.verbs:
+        parser.add_argument("--status", action="store_true", default=False, help="the same as the verb status")
     for name, verb in job.verbs.items():
         if verb.options is None:
             continue
@@ -296,6 +304,7 @@ def stage_record(job: Job[Any], settings: JobSettings, figures: Mapping[str, Any
     """What a stage leaves below ``<out>/stages``: figures, settings, versions, hardware in words."""
     return {
         "stage": job.name,
+        "run": _context.current().run,
         "seconds": round(seconds, 3),
         "figures": dict(figures),
         "settings": settings.dump(),
@@ -307,6 +316,11 @@ def stage_record(job: Job[Any], settings: JobSettings, figures: Mapping[str, Any
 
 def execute(job: Job[S], settings: S, stop: Stop) -> dict[str, Any]:
     """Run a job and write its stage record; a run that found everything done keeps the earlier record."""
+    with _context.working_on(_context.begin_run(settings.out), job.name):
+        return _execute(job, settings, stop)
+
+
+def _execute(job: Job[S], settings: S, stop: Stop) -> dict[str, Any]:
     start = time.monotonic()
     where = storage.join(settings.out, "stages", f"{job.name}.json")
     try:
@@ -327,13 +341,6 @@ def execute(job: Job[S], settings: S, stop: Stop) -> dict[str, Any]:
     return record
 
 
-def setup_logging(level: str) -> None:
-    """Readable lines on standard error, in drivers and in Ray's workers alike."""
-    form = "%(asctime)s %(levelname)s %(message)s"
-    logging.basicConfig(level="WARNING", format=form, datefmt="%H:%M:%S", stream=sys.stderr)
-    logging.getLogger("dakter").setLevel(level)
-
-
 def main(job: Job[Any], argv: Sequence[str] | None = None) -> int:
     """Parse, resolve, run; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -343,14 +350,17 @@ def main(job: Job[Any], argv: Sequence[str] | None = None) -> int:
         return int(error.code or 0)
     verb, preset, file = options.pop("verb", None), options.pop("preset"), options.pop("config")
     dry_run, as_json = options.pop("dry_run"), options.pop("json")
-    setup_logging("INFO")
+    if options.pop("status", False):
+        verb = verb or "status"
+    _context.enter(_context.RunContext(stage=job.name))
     try:
         verb_options = _verb_options(job, verb, options)
         kinds = {flag.key: flag.type_name for flag in config.flags(job.settings)}
         overrides = {key: config.parse_value(key, value, kinds[key]) for key, value in options.items()}
         settings = resolve(job.settings, preset=preset, file=file, overrides=overrides)
         settings = anchored(settings)
-        logging.getLogger("dakter").setLevel(settings.log_level)
+        context = _context.RunContext(stage=job.name, log_level=settings.log_level, log_format=settings.log_format)
+        _context.enter(context)
         if dry_run and verb:
             raise ConfigError(f"--dry-run plans the job itself; leave it out with {verb}, or leave out {verb}")
         if dry_run:
@@ -359,6 +369,7 @@ def main(job: Job[Any], argv: Sequence[str] | None = None) -> int:
         stop = Stop()
         stop.install()
         if verb:
+            _context.enter(replace(context, run=_context.find_run(settings.out) or context.run))
             outcome = dict(job.verbs[verb].run(settings, stop, *([verb_options] if verb_options else [])))
         else:
             outcome = execute(job, settings, stop)

@@ -7,6 +7,7 @@ import logging
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from dakter import storage
@@ -18,6 +19,7 @@ from dakter.diffusion.sampler import SamplerConfig
 from dakter.diffusion.softlabel import SoftLabelConfig
 from dakter.errors import DakterError, Stopped, listing
 from dakter.progress import Progress
+from jobs import _context, _metrics
 from jobs._cli import JobSettings, Plan, Stop, versions
 from jobs._model_sampler import ModelSampler
 from jobs._ray import RayConfig, session, wait_for_resources
@@ -220,7 +222,7 @@ def _round(
         shards=shards,
         max_attempts=corpus.max_attempts,
         patience_s=corpus.patience_s,
-        log_level=settings.log_level,
+        context=replace(_context.current(), log_level=settings.log_level),
         cpus=settings.ray.generate_cpus,
         facts={"device": device_of(settings), "versions": versions()},
     )
@@ -238,6 +240,7 @@ def _round(
         )
         for row in rows:
             log.debug("shard %d: %s", row.shard, row.outcome)
+            _metrics.shard(row.outcome, _context.labels())
             if row.outcome in ("written", "stood"):
                 record.count(row.bytes)
                 progress.advance(layout.samples_per_shard)

@@ -13,6 +13,8 @@ from typing import Any
 
 from dakter.config import Config, setting
 from dakter.errors import Stopped, StorageError
+from jobs._context import current
+from jobs._logs import relay_workers
 
 log = logging.getLogger("dakter.jobs.ray")
 
@@ -30,6 +32,10 @@ _FORWARDED = (
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
 )
 
 
@@ -95,6 +101,8 @@ def session(config: RayConfig) -> Iterator[Any]:
     else:
         more = environment()
         ray.init(runtime_env={"env_vars": more} if more else None, log_to_driver=True)
+    if current().log_format == "json":
+        relay_workers()
     log.info("Ray %s: %s", ray.__version__, "on loopback, started by this job" if own else "joined the cluster")
     try:
         yield ray

@@ -25,7 +25,7 @@ from dakter.corpus.pack import Packed, make
 from dakter.corpus.quote import stored_bytes
 from dakter.corpus.shard import PairSampler
 from dakter.errors import ConflictError, DakterError, Stopped, StorageError, of_environment
-from jobs._cli import setup_logging
+from jobs._context import RunContext, enter
 from jobs._desk import Desk
 from jobs._ray import RayConfig, draining
 
@@ -48,7 +48,7 @@ class Work:
     shards: tuple[int, ...]
     max_attempts: int
     patience_s: float
-    log_level: str
+    context: RunContext
     cpus: int
     facts: dict[str, Any]  # device and versions, for the commit records
 
@@ -86,7 +86,7 @@ class ShardActor:
     def __init__(self, factory: SamplerFactory, work: Work, desk: Any):
         import ray
 
-        setup_logging(work.log_level)
+        enter(work.context)
         self._work, self._desk = work, desk
         self._node = ray.get_runtime_context().get_node_id()
         self._last_beat, self._until = 0.0, float("inf")

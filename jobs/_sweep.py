@@ -39,6 +39,7 @@ from dakter.students.train import (
     fit,
 )
 from jobs._cli import Stop
+from jobs._context import RunContext, enter
 from jobs._ray import RayConfig
 
 log = logging.getLogger("dakter.jobs.distill")
@@ -97,6 +98,7 @@ class Work:
     folder: str
     threads: int
     gpu: bool
+    context: RunContext
 
     @property
     def data(self) -> SweepData:
@@ -105,6 +107,7 @@ class Work:
 
     def fit(self, student: StudentConfig, seed: int, on_evaluate: Callable[[Evaluation], None]) -> FitResult:
         """One student, here and now."""
+        enter(self.context)
         torch.set_num_threads(self.threads)
         data = self.data
         return fit(

@@ -27,6 +27,7 @@ from dakter.students.search import ARMS, Arm, SweepConfig
 from dakter.students.train import LabelledArrays, StudentsConfig
 from dakter.tracking import TrackedRun, Tracker, TrackingConfig
 from jobs._cli import Job, JobSettings, Plan, Stop, main
+from jobs._context import current
 from jobs._ray import RayConfig, session
 
 log = logging.getLogger("dakter.jobs.distill")
@@ -96,7 +97,9 @@ def run(settings: DistillSettings, stop: Stop) -> Mapping[str, Any]:
         reference = ray.put(data)
         gpu = settings.ray.trial_gpus > 0
         works = {
-            arm: Work(reference, settings.students, settings.sweep, arm, folder, settings.ray.trial_cpus, gpu)
+            arm: Work(
+                reference, settings.students, settings.sweep, arm, folder, settings.ray.trial_cpus, gpu, current()
+            )
             for arm in ARMS
         }
         book = Book(tracker, sweep_id, parent.id, folder, data, manifest, identity, tiles.url, reader.url)

@@ -1,20 +1,30 @@
-"""The whole job in one command: prepare, train, generate, distill, evaluate, promote, and the report."""
+"""The whole job in one command: prepare, train, generate, distill, evaluate, promote, and the report.
+
+On one machine the stages run in this process. On a cluster each is submitted as a Ray job of its own, so that it goes
+on if this process dies; the same command again attaches to the stage that is running.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from dakter import config
+from dakter import config, storage
 from dakter.data.tiles import TileCorpus
 from dakter.errors import ConfigError, GateError
 from dakter.tracking_address import tracking_uri
 from jobs import distill, evaluate, generate, prepare, promote, train
-from jobs._cli import Job, Plan, Stop, execute, main
+from jobs._cli import Job, Plan, Stop, Verb, execute, main
+from jobs._context import begin_run, find_run
 from jobs._ray import session
 from jobs._report import write_report
+from jobs._standing import lines, standing
+from jobs._submission import Cluster, SubmissionConfig, on_cluster, put_settings
 
 log = logging.getLogger("dakter.jobs.pipeline")
+RunStage = Callable[[Job[Any], Any], object]
 
 STAGES: tuple[Job[Any], ...] = (prepare.JOB, train.JOB, generate.JOB, distill.JOB, evaluate.JOB, promote.JOB)
 
@@ -29,6 +39,8 @@ class PipelineSettings(
 ):
     """Every section of every stage; a stage gets those it has."""
 
+    submission: SubmissionConfig = SubmissionConfig()
+
 
 def stage_settings(job: Job[Any], settings: PipelineSettings) -> Any:
     """The part of the pipeline's settings that one stage takes."""
@@ -40,20 +52,59 @@ def run(settings: PipelineSettings, stop: Stop) -> dict[str, Any]:
     """Run the stages in order, each resuming where it stands; a challenger that loses is an outcome, not a failure."""
     tracking_uri(settings.tracking.uri, settings.out)  # an address that is missing is told before hours are spent
     minutes: dict[str, float] = {}
-    with session(settings.ray):
-        stop.install()
+    with _submitted(settings, stop) if on_cluster() else _in_process(settings, stop) as run_stage:
         for number, job in enumerate(STAGES, 1):
             stop.check(f"stages before {job.name} are done")
             log.info("stage %d of %d: %s", number, len(STAGES), job.name)
             if job is train.JOB:
                 _check_names(settings)
             try:
-                record = execute(job, stage_settings(job, settings), stop)
+                run_stage(job, stage_settings(job, settings))
+                record = storage.read_json(storage.join(settings.out, "stages", f"{job.name}.json"))
                 minutes[job.name] = round(record["seconds"] / 60, 2)
             except GateError as error:
                 log.info("the gate said no: %s", error)
     page = write_report(settings, [job.name for job in STAGES], settings.to_yaml())
     return {"report": page, "minutes": minutes}
+
+
+@contextmanager
+def _in_process(settings: PipelineSettings, stop: Stop) -> Iterator[RunStage]:
+    """Stages run here, in one Ray session."""
+    with session(settings.ray):
+        stop.install()
+        yield lambda job, own: execute(job, own, stop)
+
+
+@contextmanager
+def _submitted(settings: PipelineSettings, stop: Stop) -> Iterator[RunStage]:
+    """Stages run as jobs of the cluster; this process only watches."""
+    if not storage.is_remote(settings.out):
+        log.warning("out is %s; every node of the cluster must see this very folder", settings.out)
+    cluster = Cluster.connect(begin_run(settings.out), settings.submission)
+
+    def run_stage(job: Job[Any], own: Any) -> None:
+        where = put_settings(settings.out, job.name, own)
+        cluster.run_stage(job.name, where, computes=job in (prepare.JOB, evaluate.JOB, promote.JOB), stop=stop)
+
+    yield run_stage
+
+
+def status(settings: PipelineSettings, stop: Stop) -> dict[str, Any]:
+    """Print where the run stands; from storage alone, and from the cluster if there is one."""
+    run_id = find_run(settings.out)
+    known = on_cluster() and run_id is not None
+    found = standing(
+        settings.out,
+        run_id,
+        {job.name: stage_settings(job, settings) for job in STAGES},
+        corpus=settings.place("corpus"),
+        report=f"{settings.place('report')}/report.html",
+        submissions=Cluster.connect(run_id or "", settings.submission).submissions() if known else [],
+    )
+    for line in lines(found):
+        log.info("%s", line)
+    return found
 
 
 def _check_names(settings: PipelineSettings) -> None:
@@ -77,7 +128,16 @@ def plan(settings: PipelineSettings) -> Plan:
     )
 
 
-JOB = Job("pipeline", __doc__ or "", PipelineSettings, run, plan)
+JOB = Job(
+    "pipeline",
+    __doc__ or "",
+    PipelineSettings,
+    run,
+    plan,
+    verbs={
+        "status": Verb("where the run stands, from storage and, with RAY_ADDRESS set, from the cluster", status),
+    },
+)
 
 if __name__ == "__main__":
     from jobs.pipeline import JOB  # its importable self: classes in __main__ do not pickle for Ray

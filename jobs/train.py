@@ -25,7 +25,8 @@ from dakter.errors import ConfigError, ConflictError, DakterError, DataError, In
 from dakter.progress import Progress
 from dakter.report.grids import samples_figure
 from dakter.tracking import Tracker, TrackingConfig
-from jobs._cli import Job, JobSettings, Plan, Stop, main, setup_logging
+from jobs import _context, _metrics
+from jobs._cli import Job, JobSettings, Plan, Stop, main
 from jobs._ray import RayConfig, session, wait_for_resources
 
 log = logging.getLogger("dakter.jobs.train")
@@ -120,7 +121,7 @@ def train_loop(parameters: dict[str, Any]) -> None:
     import ray.train
 
     settings = config.load(TrainSettings, parameters["settings"])
-    setup_logging(settings.log_level)
+    _context.enter(parameters["context"])
     rank = ray.train.get_context().get_world_rank()
     torch.set_num_threads(settings.ray.train_cpus)
     tiles = TileCorpus.open(settings.place("tiles"))
@@ -146,6 +147,7 @@ def train_loop(parameters: dict[str, Any]) -> None:
             return
         if book:
             book.log(step, metrics)
+        _metrics.training(metrics, _context.labels())
         assert progress is not None
         progress.advance(step - progress.done, f"loss {metrics['loss']:.4f}")
 
@@ -284,7 +286,12 @@ def _train(settings: TrainSettings, stop: Stop, ray: Any, run_id: str) -> None:
     )
     trainer = ray_torch.TorchTrainer(
         train_loop,
-        train_loop_config={"settings": settings.dump(), "signals": signals, "run_id": f"train-{run_id}"},
+        train_loop_config={
+            "settings": settings.dump(),
+            "signals": signals,
+            "run_id": f"train-{run_id}",
+            "context": _context.current(),
+        },
         scaling_config=ScalingConfig(
             num_workers=setup.train_workers, use_gpu=setup.train_gpus > 0, resources_per_worker=needs
         ),

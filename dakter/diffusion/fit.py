@@ -208,6 +208,7 @@ class _Trainer:
         self.data_digest = _digest(data)
         self.sums = torch.zeros(2, dtype=torch.float64)  # image and label loss since the last record, all ranks
         self.window_steps, self.window_start, self.timed_steps = 0, time.monotonic(), 0
+        self.waited_s = 0.0  # for batches, since the last record
         self.model: nn.Module = self.unet
         if several:
             ids = [device.index or 0] if device.type == "cuda" else None
@@ -293,9 +294,15 @@ class _Trainer:
             for step in upcoming:
                 ahead.append(pool.submit(make, step))
                 if len(ahead) > workers:
-                    yield ahead.popleft().result()
+                    yield self._awaited(ahead.popleft())
             while ahead:
-                yield ahead.popleft().result()
+                yield self._awaited(ahead.popleft())
+
+    def _awaited(self, batch: Future[Batch]) -> Batch:
+        began = time.monotonic()
+        made = batch.result()
+        self.waited_s += time.monotonic() - began
+        return made
 
     def advance(self, batch: Batch) -> None:
         """One optimiser step."""
@@ -365,10 +372,11 @@ class _Trainer:
             "label_loss": label,
             "learning_rate": learning_rate(self.train, self.step - 1),
             "samples_per_second": self.timed_steps * self.train.batch_size / seconds,
+            "data_wait_share": self.waited_s / seconds,
         }
         self.history.append(record)
         self.sums.zero_()
-        self.window_steps, self.window_start, self.timed_steps = 0, now, 0
+        self.window_steps, self.window_start, self.timed_steps, self.waited_s = 0, now, 0, 0.0
         return record
 
     def settle(self) -> None:

@@ -1,0 +1,110 @@
+"""The pipeline on a cluster: its stages are jobs that outlive it, and the same command finds them again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray_head import ROOT, Head
+
+from dakter import storage
+
+CANARY = "canary-5d1f0c77"
+
+
+@contextmanager
+def pipeline(head: Head, log: Path, *arguments: str) -> Iterator[subprocess.Popen]:
+    """``python jobs/pipeline.py ...`` on a machine that is no part of the cluster."""
+    environment = head.environment | {"RAY_ADDRESS": head.dashboard}
+    environment |= {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    with open(log, "w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "jobs/pipeline.py", *arguments], cwd=ROOT, env=environment, stdout=file, stderr=file
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for(text: str, log: Path, process: subprocess.Popen) -> None:
+    """Until ``text`` stands in the log."""
+    deadline = time.monotonic() + 240
+    while text not in log.read_text():
+        assert process.poll() is None, log.read_text()[-4000:]
+        assert time.monotonic() < deadline, log.read_text()[-4000:]
+        time.sleep(0.3)
+
+
+def jobs_of(head: Head, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The cluster's client."""
+    from ray.job_submission import JobSubmissionClient
+
+    token = head.environment["RAY_AUTH_TOKEN"]
+    return JobSubmissionClient(head.dashboard, headers={"Authorization": f"Bearer {token}"})
+
+
+@pytest.mark.timeout(900)
+def test_a_stage_outlives_its_driver_and_is_found_again(
+    ray_head: Head, s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", CANARY)
+    out = f"{s3_bucket}/run"
+    command = ["--preset", "tiny", "--out", out, "--tracking.uri", f"sqlite:///{tmp_path}/mlflow.db"]
+    command += ["--train.steps", "100000", "--train.checkpoint_every", "100000"]
+    with pipeline(ray_head, tmp_path / "first.log", *command) as first:
+        wait_for("-train-1", tmp_path / "first.log", first)
+        wait_for(" train] train ", tmp_path / "first.log", first)  # a line of progress, from the stage's own log
+        first.send_signal(signal.SIGKILL)
+    before = (tmp_path / "first.log").read_text()
+
+    with pipeline(ray_head, tmp_path / "other.log", *command, "--train.seed", "5") as other:
+        assert other.wait(120) == 1
+    assert "train.seed: 0 there, 5 asked for" in (tmp_path / "other.log").read_text()
+
+    with pipeline(ray_head, tmp_path / "second.log", *command) as second:
+        wait_for("train: attaching to dakter-run-", tmp_path / "second.log", second)
+        wait_for(" train] train ", tmp_path / "second.log", second)
+        shown = json.loads(status(ray_head, *command))
+        second.send_signal(signal.SIGTERM)
+        assert second.wait(180) == 4
+    after = (tmp_path / "second.log").read_text()
+
+    states = {row["stage"]: row["state"] for row in shown["stages"]}
+    assert (states["prepare"], states["train"], states["generate"]) == ("done", "running", "not done")
+    shown = json.loads(status(ray_head, *command))
+    assert shown["next"] == "train"
+    assert [row["state"] for row in shown["stages"]][:2] == ["done", "stopped"]
+    client = jobs_of(ray_head, monkeypatch)
+    mine = [job for job in client.list_jobs() if (job.submission_id or "").startswith(f"dakter-{shown['run']}")]
+    assert [job.submission_id.rsplit("-", 2)[1:] for job in mine if "train" in job.submission_id] == [["train", "1"]]
+    assert any(name.endswith("state.json") for name in storage.sizes(f"{out}/model.checkpoints")), "it stopped cleanly"
+    told = before + after + "".join(client.get_job_logs(job.submission_id) for job in mine)
+    told += "".join(f"{job.metadata} {job.entrypoint} {job.message}" for job in mine)
+    assert CANARY not in told
+
+
+def status(head: Head, *command: str) -> str:
+    """What ``pipeline.py status --json`` prints."""
+    environment = head.environment | {"RAY_ADDRESS": head.dashboard}
+    environment |= {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    done = subprocess.run(
+        [sys.executable, "jobs/pipeline.py", "status", *command, "--json"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
