@@ -372,6 +372,7 @@ def main(job: Job[Any], argv: Sequence[str] | None = None) -> int:
             _context.enter(replace(context, run=_context.find_run(settings.out) or context.run))
             outcome = dict(job.verbs[verb].run(settings, stop, *([verb_options] if verb_options else [])))
         else:
+            _context.enter(replace(context, run=_context.begin_run(settings.out)))  # errors below tell it too
             outcome = execute(job, settings, stop)
         if as_json:
             sys.stdout.write(storage.to_json_bytes(outcome).decode())

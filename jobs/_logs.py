@@ -80,6 +80,9 @@ def install(form: str, labels: Callable[[], tuple[str, str]]) -> None:
     _handler.setFormatter(JsonFormatter(labels) if form == "json" else TextFormatter(labels))
     root = logging.getLogger()
     root.setLevel(logging.WARNING)
+    for other in root.handlers[:]:  # Ray Train gives its workers one, which would say every line twice
+        if isinstance(other, logging.StreamHandler) and type(other).__module__.startswith("ray."):
+            root.removeHandler(other)
     if _handler not in root.handlers:
         root.addHandler(_handler)
 

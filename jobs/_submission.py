@@ -97,6 +97,7 @@ class Cluster:
         """
         from ray.job_submission import JobSubmissionClient
 
+        logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)  # it tells of every closed log
         client = _patiently(lambda: JobSubmissionClient(), settings.patience_s, "the cluster's job server")
         return cls(client, run, settings)
 
