@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jobs import _cli, distill, evaluate, generate, pipeline, prepare, promote, train
+from jobs import _cli, _metrics, distill, evaluate, generate, pipeline, prepare, promote, train
 from jobs._ray import RayConfig, session
 
 
@@ -18,8 +23,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A finished pipeline; yields its folder and the exit statuses seen on the way."""
     out = tmp_path_factory.mktemp("run")
     arguments, statuses = ["--preset", "tiny", "--out", str(out)], {}
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setenv("RAY_metrics_report_interval_ms", "500")  # tiny stages end within Ray's own ten seconds
     hidden, tiles = out / "hidden.zarr", out / "tiles/test.zarr"
-    with session(RayConfig(num_cpus=4)):
+    with session(RayConfig(num_cpus=4)) as ray, scraping(ray.nodes()[0]["MetricsExportPort"]) as scraped:
         statuses["prepare"] = _cli.main(prepare.JOB, arguments)
         tiles.rename(hidden)
         for job in (train.JOB, generate.JOB, distill.JOB, evaluate.JOB):
@@ -30,7 +37,29 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
         statuses["pipeline again"] = _cli.main(pipeline.JOB, arguments)
         statuses["promote again"] = _cli.main(promote.JOB, arguments)
         after = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files(out)}
+    monkeypatch.undo()
+    (out / "metrics.txt").write_text("".join(sorted(scraped)))
     return out, statuses, before, after
+
+
+@contextmanager
+def scraping(port: int) -> Iterator[set[str]]:
+    """Every line of ours that a node's metrics endpoint shows while this is open, as Prometheus would ask for it."""
+    seen: set[str] = set()
+    ended = threading.Event()
+
+    def scrape() -> None:
+        while not ended.wait(0.5):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+                seen.update(line for line in answer.read().decode().splitlines(True) if line.startswith("ray_dakter_"))
+
+    thread = threading.Thread(target=scrape, daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        thread.join(30)
 
 
 def files(out: Path) -> list[Path]:
@@ -80,6 +109,19 @@ def test_the_page_needs_no_network_and_shows_the_galleries(run: Any) -> None:
     for loading in ("<script", '<link rel="stylesheet', 'src="http', "@import", "url(http"):
         assert loading not in page
     assert page.count("data:image/png;base64,") > 20
+
+
+def test_ray_exports_every_figure_of_the_jobs(run: Any) -> None:
+    text = (run[0] / "metrics.txt").read_text()
+    assert set(re.findall(r"^(\w+)", text, re.M)) == {_metrics.exported(name) for name in _metrics.FIGURES}
+    id = json.loads((run[0] / "run.json").read_text())["run"]
+    labels = [dict(re.findall(r'(\w+)="([^"]*)"', line)) for line in text.splitlines()]
+    assert {row["run"] for row in labels} == {id}
+    assert {(row["stage"], row.get("unit")) for row in labels} >= {
+        ("train", "steps"), ("generate", "samples"), ("distill", "trials"), ("distill", "students"),
+    }  # fmt: skip
+    written = [float(line.split()[-1]) for line in text.splitlines() if 'outcome="written"' in line]
+    assert max(written) == 2, "two shards of 16 samples"
 
 
 def test_every_stage_left_its_record(run: Any) -> None:
