@@ -20,8 +20,11 @@ import pytest
 from aws_stacks import BASE, MLFLOW, Statement, aws, deploy, renamed, resource, statements, template
 from s3_recorder import Recorder, credentials, recording, refused
 
+from dakter.storage import to_json_bytes
+from dakter.tracking import Tracker, TrackingConfig
 from jobs.suites._raylets import free_port
 
+ROOT = Path(__file__).parents[2]
 HOST, BUCKET = "mlflow.dakter.internal", "dakter-artifacts"
 POSTGRES = 'uri="postgresql+psycopg2://mlflow:$DATABASE_PASSWORD@$DATABASE_HOST:5432/mlflow?sslmode=require"'
 
@@ -79,6 +82,38 @@ def status(url: str, host: str) -> int:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
+
+
+def trials_at_once(url: str) -> None:
+    """Several trackers meet a server nobody has used yet: each keeps its parent and its trial, in one experiment."""
+    trial = (
+        "import sys\n"
+        "from dakter.tracking import Tracker, TrackingConfig\n"
+        "sys.stdin.readline()\n"
+        "tracker = Tracker.open(TrackingConfig(uri=sys.argv[1]), '/nowhere')\n"
+        "parent = tracker.run('sweep-' + sys.argv[2], name='distill')\n"
+        "run = tracker.run('trial-' + sys.argv[2], name='trial', parent=parent.id)\n"
+        "run.params({'lr': sys.argv[2]})\n"
+        "for step in range(20): run.metrics({'loss': 1 / (1 + step)}, step=step)\n"
+        "run.document({'trial': sys.argv[2]}, 'trial.json')\n"
+        "run.end(); parent.end()\n"
+    )
+    words = [sys.executable, "-c", trial, url]
+    trials = [subprocess.Popen([*words, str(number)], stdin=subprocess.PIPE, cwd=ROOT) for number in range(4)]
+    for one in trials:
+        assert one.stdin is not None
+        one.stdin.write(b"\n")
+        one.stdin.flush()
+    assert [one.wait(120) for one in trials] == [0] * 4
+    tracker = Tracker.open(TrackingConfig(uri=url), "/nowhere")
+    for number in range(4):
+        run = tracker.run(f"trial-{number}", name="trial")
+        assert run.read("trial.json") == to_json_bytes({"trial": str(number)})
+        found = tracker._client.get_run(run.id).data
+        assert found.params == {"lr": str(number)}
+        assert len(tracker._client.get_metric_history(run.id, "loss")) == 20
+        parent = tracker._client.get_run(found.tags["mlflow.parentRunId"]).data
+        assert parent.tags["dakter.key"] == f"sweep-{number}"
 
 
 def use(url: str, port: int, folder: Path) -> None:
@@ -139,6 +174,7 @@ def check_requests(noted: Recorder, given: list[Statement]) -> None:
 def test_the_command_of_the_container_serves(recorder: Recorder, given: list[Statement], tmp_path: Path) -> None:
     port = free_port()
     with started(command().replace(POSTGRES, f'uri="sqlite:///{tmp_path}/mlflow.db"'), port) as url:
+        trials_at_once(url)
         use(url, port, tmp_path)
     check_requests(recorder, given)
 
@@ -150,6 +186,7 @@ def test_and_on_postgresql_over_tls(recorder: Recorder, given: list[Statement], 
         script = command().replace("$DATABASE_HOST:5432", f"$DATABASE_HOST:{port_of_database}")
         more = {"DATABASE_HOST": "127.0.0.1", "DATABASE_PASSWORD": password}
         with started(script, port, **more) as url:
+            trials_at_once(url)
             use(url, port, tmp_path)
         with started(script, port, **more) as url:  # the next task migrates a database that is migrated
             assert status(url, f"localhost:{port}") == 200
