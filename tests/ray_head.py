@@ -40,7 +40,7 @@ class Head:
             cwd=cwd,
             env=self.environment,
             text=True,
-            timeout=300,
+            timeout=600,
             capture_output=True,
             check=False,
         )

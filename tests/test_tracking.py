@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from mlflow_server import tracking_server
 
 from dakter import storage
 from dakter.errors import ConfigError, ConflictError, IntegrityError, StorageError
@@ -41,28 +41,8 @@ class Branching(torch.nn.Module):
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a real server with SQLite behind it."""
-    folder = tmp_path_factory.mktemp("server")
-    Tracker.open(TrackingConfig(uri=f"sqlite:///{folder}/mlflow.db"), str(folder))  # migrated
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    stores = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/artifacts"]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with open(folder / "log", "wb") as log:
-        process = subprocess.Popen([*command, *stores], env=environment, stdout=log, stderr=log, cwd=folder)
-    try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-                break
-            except OSError:
-                assert process.poll() is None, (folder / "log").read_text()
-                time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(30)
+    with tracking_server(tmp_path_factory.mktemp("server")) as address:
+        yield address
 
 
 def log_doubler(tracker: Tracker, folder: Path, digest: str = "d1") -> tuple[str, Tracker]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mlflow_server import tracking_server
 from ray_head import ROOT, Head
 
 from dakter import storage
@@ -91,15 +92,23 @@ def test_a_job_that_fails_says_so(ray_head: Head, s3_bucket: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_every_stage_by_job_submit_on_s3(ray_head: Head, s3_bucket: str, tmp_path: Path) -> None:
-    tracking = f"sqlite:///{tmp_path}/mlflow.db"
-    for job in pipeline.STAGES:
-        entrypoint = ["python", f"jobs/{job.name}.py", "--preset", "tiny", "--out", f"{s3_bucket}/run"]
-        if job.name in ("train", "distill", "promote"):
-            entrypoint += ["--tracking.uri", tracking]
-        done = ray_head.submit(*entrypoint, cwd=ROOT, working_dir=True, env=documented(s3_bucket))
-        refused = job.name == "promote" and done.returncode == 1
-        assert done.returncode == 0 or refused, done.stdout[-4000:] + done.stderr[-2000:]
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("form", ["working-dir", "bare"])
+def test_every_job_by_job_submit_on_s3_with_a_tracking_server(
+    form: str, ray_head: Head, s3_bucket: str, tmp_path: Path
+) -> None:
+    """The stages one by one, then the pipeline, which submits them again and finds them done, and writes the report."""
+    with tracking_server(tmp_path) as uri:
+        known = documented(s3_bucket) | {"MLFLOW_TRACKING_URI": uri}
+        for job in (*pipeline.STAGES, pipeline.JOB):
+            entrypoint = ["python", f"jobs/{job.name}.py", "--preset", "tiny", "--out", f"{s3_bucket}/run"]
+            where, sent = (ROOT, True) if form == "working-dir" else (tmp_path, False)
+            done = ray_head.submit(*entrypoint, cwd=where, working_dir=sent, env=known)
+            refused = job.name == "promote" and done.returncode == 1
+            assert done.returncode == 0 or refused, done.stdout[-4000:] + done.stderr[-2000:]
+            assert "testing" not in done.stdout.replace("dakter-testing", ""), "no credential in a job's log"
     decision = storage.read_json(f"{s3_bucket}/run/promotion/decision.json")
     assert decision["reasons"], "what was decided stands in a file, since a submitted job shows only 0 or 1"
+    assert storage.exists(f"{s3_bucket}/run/report/report.html")
+    ids = {storage.read_json(f"{s3_bucket}/run/stages/{job.name}.json")["run"] for job in pipeline.STAGES}
+    assert ids == {storage.read_json(f"{s3_bucket}/run/run.json")["run"]}

@@ -111,3 +111,41 @@ def status(head: Head, *command: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_submitted_pipeline_that_is_killed_leaves_its_stage_running(
+    ray_head: Head, s3_bucket: str, tmp_path: Path
+) -> None:
+    import psutil
+
+    client, out = jobs_of(ray_head), f"{s3_bucket}/run"
+    entrypoint = f"python jobs/pipeline.py --preset tiny --out {out} --tracking.uri sqlite:///{tmp_path}/mlflow.db "
+    entrypoint += "--train.steps 100000 --train.checkpoint_every 100000"
+    given = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    environment = {"env_vars": given, "working_dir": str(ROOT)}
+
+    def until(text: str, name: str) -> None:
+        deadline = time.monotonic() + 240
+        while text not in client.get_job_logs(name):
+            assert time.monotonic() < deadline, client.get_job_logs(name)[-4000:]
+            time.sleep(1.0)
+
+    first = client.submit_job(entrypoint=entrypoint, runtime_env=environment)
+    until(" train] train ", first)
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if out in words and "jobs/pipeline.py" in words:
+            process.kill()
+    second = client.submit_job(entrypoint=entrypoint, runtime_env=environment)
+    until("train: attaching to dakter-run-", second)
+    (train,) = [one for one in client.list_jobs() if (one.metadata or {}).get("dakter_stage") == "train"]
+    assert train.status.value == "RUNNING"
+    assert train.runtime_env["working_dir"].startswith("gcs://"), "that of the pipeline's own submission"
+    client.stop_job(second)  # Ray gives it three seconds, the stage its own time
+    deadline = time.monotonic() + 120
+    while client.get_job_status(train.submission_id).value == "RUNNING":
+        assert time.monotonic() < deadline
+        time.sleep(1.0)
+    assert any(name.endswith("state.json") for name in storage.sizes(f"{out}/model.checkpoints")), "it stopped cleanly"
