@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,14 @@ def test_a_stage_outlives_its_driver_and_is_found_again(
     assert CANARY not in told
 
 
+def processes() -> Iterator[tuple[int, list[str]]]:
+    """Process ids of this machine with the words of their command lines."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                yield int(entry.name), (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+
+
 def status(head: Head, *command: str) -> str:
     """What ``pipeline.py status --json`` prints."""
     environment = head.environment | {"RAY_ADDRESS": head.dashboard}
@@ -118,8 +126,6 @@ def status(head: Head, *command: str) -> str:
 def test_a_submitted_pipeline_that_is_killed_leaves_its_stage_running(
     ray_head: Head, s3_bucket: str, tmp_path: Path
 ) -> None:
-    import psutil
-
     client, out = jobs_of(ray_head), f"{s3_bucket}/run"
     entrypoint = f"python jobs/pipeline.py --preset tiny --out {out} --tracking.uri sqlite:///{tmp_path}/mlflow.db "
     entrypoint += "--train.steps 100000 --train.checkpoint_every 100000"
@@ -134,10 +140,9 @@ def test_a_submitted_pipeline_that_is_killed_leaves_its_stage_running(
 
     first = client.submit_job(entrypoint=entrypoint, runtime_env=environment)
     until(" train] train ", first)
-    for process in psutil.process_iter(["cmdline"]):
-        words = process.info["cmdline"] or []
-        if out in words and "jobs/pipeline.py" in words:
-            process.kill()
+    drivers = [one for one, words in processes() if {out, "jobs/pipeline.py"} <= set(words)]
+    assert len(drivers) == 1
+    os.kill(drivers[0], signal.SIGKILL)
     second = client.submit_job(entrypoint=entrypoint, runtime_env=environment)
     until("train: attaching to dakter-run-", second)
     (train,) = [one for one in client.list_jobs() if (one.metadata or {}).get("dakter_stage") == "train"]
