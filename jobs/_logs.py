@@ -103,6 +103,8 @@ def relay_workers() -> None:
 
 
 def _relay(batch: Mapping[str, Any]) -> None:
+    if batch.get("pid") == "autoscaler":  # its reports are long and come every few seconds; its own log has them
+        return
     fields = {key: str(batch[key]) for key in ("pid", "ip", "actor_name", "task_name") if batch.get(key)}
     for line in batch.get("lines") or ():
         if line.startswith('{"time": '):

@@ -34,6 +34,7 @@ _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 # Exit statuses that a job chooses itself (dakter/errors.py). Any other means that its process was ended from outside.
 _OWN_WORD = (0, 1, 2, 3, 4)
 _POLL_S = 1.0
+_FIRST_PATIENCE_S = 20.0  # a wrong address or token does not mend itself
 
 
 class SubmissionConfig(Config):
@@ -98,7 +99,8 @@ class Cluster:
         from ray.job_submission import JobSubmissionClient
 
         logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)  # it tells of every closed log
-        client = _patiently(lambda: JobSubmissionClient(), settings.patience_s, "the cluster's job server")
+        patience_s = min(settings.patience_s, _FIRST_PATIENCE_S)
+        client = _patiently(lambda: JobSubmissionClient(), patience_s, "the cluster's job server")
         return cls(client, run, settings)
 
     def submissions(self) -> list[Submission]:

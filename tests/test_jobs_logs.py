@@ -80,6 +80,7 @@ def test_workers_lines_arrive_as_objects(capsys: pytest.CaptureFixture[str]) -> 
     _context.enter(_context.RunContext("r", "generate", "INFO", "json"))
     own = '{"time": "2026-01-01T00:00:00.000+00:00", "message": "mine"}'
     _logs._relay({"pid": 7, "ip": "10.0.0.2", "actor_name": "ShardActor", "lines": [own, "a library's print", " "]})
+    _logs._relay({"pid": "autoscaler", "lines": ["Demands: none"]})
     rows = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert rows[0]["message"] == "mine"
     assert (rows[1]["message"], rows[1]["pid"], rows[1]["actor_name"]) == ("a library's print", "7", "ShardActor")
