@@ -76,6 +76,10 @@ class _Hand:
     working: Working
 
 
+# A shard that is drawn: what packs the rest of it, and the seconds that drawing took.
+_Drawn = tuple[_Hand, Callable[[], Packed], float]
+
+
 class ShardActor:
     """Ray Data calls it with row numbers of ``work.shards``; see ``fan_out``.
 
@@ -118,8 +122,8 @@ class ShardActor:
             if row is not None:
                 return row
 
-    def _draw(self, shard: int) -> tuple[_Hand, Packed, float] | Row | None:
-        """The shard with the seconds that drawing took; the row that ends it; or None: to be begun again."""
+    def _draw(self, shard: int) -> _Drawn | Row | None:
+        """The shard, drawn; the row that ends it; or None: to be begun again."""
         order = self._told(self._desk.begin.remote(shard, self._node))
         if order.do == "stop":
             return Row(shard, "stopped")
@@ -134,16 +138,16 @@ class ShardActor:
         hand = _Hand(shard, order.attempt, time.monotonic(), working)
         self._hands[shard] = hand
 
-        def drawn() -> tuple[_Hand, Packed, float] | Row:
+        def drawn() -> _Drawn | Row:
             if self._outlast(lambda: read_commit(self._layout, shard)):
                 return self._put_down(hand, Row(shard, "stood"))
-            packed = self._outlast(lambda: make(self._layout, self._sampler, shard, self._beat, pool=self._pool))
+            rest = self._outlast(lambda: make(self._layout, self._sampler, shard, self._beat, pool=self._pool))
             self._told(self._desk.drawn.remote(shard))
-            return hand, packed, time.monotonic() - hand.since
+            return hand, rest, time.monotonic() - hand.since
 
         return self._step(hand, drawn)
 
-    def _store(self, hand: _Hand, packed: Packed, drawing_s: float) -> Row | None:
+    def _store(self, hand: _Hand, rest: Callable[[], Packed], drawing_s: float) -> Row | None:
         """The row that ends the shard; or None: to be begun again."""
 
         def facts() -> dict[str, Any]:  # asked for when the objects stand, just before the commit
@@ -156,6 +160,7 @@ class ShardActor:
             }
 
         def stored() -> Row:
+            packed = rest()
             outcome = self._outlast(lambda: write_shard(self._layout, hand.shard, packed, facts))
             size = stored_bytes(outcome.record) if outcome.written else 0
             return self._put_down(hand, Row(hand.shard, "written" if outcome.written else "stood", size))

@@ -86,9 +86,19 @@ def make(
     poll: Callable[[], None] = lambda: None,
     *,
     pool: ThreadPoolExecutor | None = None,
-) -> Packed:
-    """Draw and pack one shard of a corpus; arguments and errors as of ``shard.compute``."""
+) -> Callable[[], Packed]:
+    """Draw one shard of a corpus; arguments and errors as of ``shard.compute``.
+
+    Returns:
+        When all is drawn, a function that packs what is left of it and returns the shard: the next one can be drawn
+        meanwhile. It raises as this one does, and is called once.
+    """
     packer = Packer(int(layout.identity["compression_level"]), pool)
     size = layout.samples_per_shard
-    draw(sampler, shard * size, size, lambda _, part: packer.add(part), poll)
-    return packer.finish()
+    last = draw(sampler, shard * size, size, lambda _, part: packer.add(part), poll)
+
+    def rest() -> Packed:
+        last()
+        return packer.finish()
+
+    return rest

@@ -57,17 +57,20 @@ def compute(sampler: PairSampler, first: int, count: int, poll: Callable[[], Non
         for name, whole in arrays.items():
             whole[start : start + len(part[name])] = part[name]
 
-    draw(sampler, first, count, keep, poll)
+    draw(sampler, first, count, keep, poll)()
     return arrays
 
 
 def draw(
     sampler: PairSampler, first: int, count: int, keep: Callable[[int, Arrays], None], poll: Callable[[], None]
-) -> None:
+) -> Callable[[], None]:
     """Hand ``keep`` one checked micro-batch after the other, in order, each while the next is being drawn.
 
     Args:
         keep: called with the place of the first sample, counted from ``first``, and the samples, in one thread.
+
+    Returns:
+        When all is drawn, a function that waits until the last micro-batch is kept; it raises as this one does.
     """
     size = sampler.micro_batch
     assert first % size == 0, (first, size)
@@ -80,16 +83,18 @@ def draw(
             _check(name, part[name], shape, first + start)
         keep(start, part)
 
-    with ThreadPoolExecutor(1, thread_name_prefix="dakter-keep") as beside:
-        keeping: Future[None] | None = None
+    beside = ThreadPoolExecutor(1, thread_name_prefix="dakter-keep")
+    keeping: Future[None] | None = None
+    try:
         for start in range(0, count, size):
             poll()
             pairs = sampler(np.arange(first + start, first + start + size, dtype=np.int64))
             if keeping:
                 keeping.result()
             keeping = beside.submit(checked, start, pairs)
-        if keeping:
-            keeping.result()
+    finally:
+        beside.shutdown(wait=False)
+    return keeping.result if keeping else lambda: None
 
 
 def _check(name: str, part: np.ndarray, shape: tuple[int, ...], first: int) -> None:

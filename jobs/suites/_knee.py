@@ -106,7 +106,7 @@ def _delivered(url: str, size_px: int, config: CorpusConfig, micro_batch: int, o
 
 def _make(layout: Layout, sampler: PacedSampler) -> None:
     for shard in range(layout.planned_shards()):
-        write_shard(layout, shard, make(layout, sampler, shard))
+        write_shard(layout, shard, make(layout, sampler, shard)())
 
 
 def _bare_zarr(layout: Layout, arrays: list[Arrays]) -> None:

@@ -29,7 +29,7 @@ def test_made_while_drawn_is_packed_at_once(layout: Layout, threads: int) -> Non
     arrays = compute(FakeSampler(), 24, 24)
     whole = pack(arrays, 3)
     with ThreadPoolExecutor(threads or 1) as pool:
-        made = make(layout, FakeSampler(), 1, pool=pool if threads else None)
+        made = make(layout, FakeSampler(), 1, pool=pool if threads else None)()
     assert made == whole
     for name in ARRAYS:
         assert whole.objects[name] == codec.encode(name, arrays[name], 3)
@@ -38,11 +38,11 @@ def test_made_while_drawn_is_packed_at_once(layout: Layout, threads: int) -> Non
 
 
 def test_a_packed_shard_and_its_arrays_are_committed_alike(layout: Layout) -> None:
-    packed = write_shard(layout, 1, make(layout, FakeSampler(), 1))
+    packed = write_shard(layout, 1, make(layout, FakeSampler(), 1)())
     assert packed.written
     again = write_shard(layout, 0, compute(FakeSampler(), 0, 24)).record
     assert {**again, "facts": {}} == {
-        **write_shard(layout, 0, make(layout, FakeSampler(), 0)).record,
+        **write_shard(layout, 0, make(layout, FakeSampler(), 0)()).record,
         "facts": {},
     }
     for name in ARRAYS:
