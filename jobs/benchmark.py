@@ -14,7 +14,9 @@ from typing import Any, Literal
 
 from dakter import storage
 from dakter.config import setting
+from dakter.errors import ConfigError
 from jobs._cli import Job, JobSettings, Plan, Stop, main
+from jobs.suites._science_settings import ScienceConfig
 
 log = logging.getLogger("dakter.jobs.benchmark")
 
@@ -24,36 +26,53 @@ SUITES = {
     "million": "a corpus of a million samples: status, verify, driver memory, resuming at 99 %",
     "encoding": "encodings of soft labels: total variation, bytes, effect on a student",
     "chaos": "generation under kills, lost nodes and store faults: nothing lost, duplicated or altered",
+    "science": "students of every arm on real images: the gain from generated pairs, with intervals",
 }
 
 
 class BenchmarkSettings(JobSettings):
     """What to measure, and how long."""
 
-    suite: Literal["corpus", "million", "encoding", "chaos"] = setting(
+    suite: Literal["corpus", "million", "encoding", "chaos", "science"] = setting(
         "corpus", "; ".join(f"{name}: {text}" for name, text in SUITES.items())
     )
-    tier: Literal["short", "full"] = setting("full", "short: minutes, to see that it works; full: the figures told")
+    tier: Literal["short", "full", "headline", "ablation", "sim", "paper"] = setting(
+        "full",
+        "short: minutes, to see that it works; full: the figures told; headline, ablation, sim, paper: of science alone",
+    )
+    report: bool = setting(False, "science: write the page of the records that are there, do no cell")
+    science: ScienceConfig = ScienceConfig()
     results: str = setting("results", "folder of the records", unit="path or s3:// URL", min_length=1)
 
 
 def run(settings: BenchmarkSettings, stop: Stop) -> Mapping[str, Any]:
-    """Run one suite and write ``<results>/<suite>-<tier>.json``, replacing an earlier record only when it is done."""
+    """Run one suite and write ``<results>/<suite>-<tier>.json``, replacing an earlier record only when it is done.
+
+    Suite ``science`` leaves a record a cell instead.
+    """
     suite = importlib.import_module(f"jobs.suites.{settings.suite}")
+    if settings.suite == "science":
+        return dict(suite.run(settings, stop, lambda: provenance(settings)))
+    if settings.tier not in ("short", "full"):
+        raise ConfigError(f"tier {settings.tier!r} of suite {settings.suite}; expected short or full")
     figures = dict(suite.run(settings, stop))
-    record = {
+    record = {**provenance(settings), "figures": figures}
+    where = storage.join(settings.results, f"{settings.suite}-{settings.tier}.json")
+    storage.put_json(where, record)
+    log.info("benchmark: %s", where)
+    return {"record": where, **figures}
+
+
+def provenance(settings: BenchmarkSettings) -> dict[str, Any]:
+    """What a record says of its making."""
+    return {
         "suite": settings.suite,
         "tier": settings.tier,
         "command": f"python jobs/benchmark.py --suite {settings.suite} --tier {settings.tier}",
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
         "hardware": hardware(),
-        "figures": figures,
     }
-    where = storage.join(settings.results, f"{settings.suite}-{settings.tier}.json")
-    storage.put_json(where, record)
-    log.info("benchmark: %s", where)
-    return {"record": where, **figures}
 
 
 def commit() -> str:

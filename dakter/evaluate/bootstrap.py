@@ -128,6 +128,7 @@ def arm_difference(
     statistic: Statistic,
     resampling: Resampling,
     batched: bool = False,
+    paired_seeds: bool = False,
 ) -> Interval:
     """Difference of the mean scores of two arms of students, a minus b; test images paired, seeds drawn an arm.
 
@@ -136,10 +137,17 @@ def arm_difference(
             arm, its seed's luck is not in the interval: it speaks of these two students, not of their recipes.
         groups, statistic, batched: as in ``paired_difference``.
         resampling: draws.
+        paired_seeds: student number s of both arms shares its seed (the same labelled subset, say): a draw takes the
+            same seeds for both.
+
+    Raises:
+        DataError: seeds are to be paired and the arms have different numbers of students.
     """
+    if paired_seeds and len(arm_a) != len(arm_b):
+        raise DataError(f"bootstrap: {len(arm_a)} and {len(arm_b)} students; expected as many, as seeds are paired")
     counts = _group_counts(groups, resampling)
     value_a, draws_a = _scores(arm_a, groups, counts, statistic, batched, resampling, "a")
-    value_b, draws_b = _scores(arm_b, groups, counts, statistic, batched, resampling, "b")
+    value_b, draws_b = _scores(arm_b, groups, counts, statistic, batched, resampling, "a" if paired_seeds else "b")
     draws = draws_a - draws_b
     low, high = _bounds(draws, resampling.level)
     return Interval(value_a - value_b, low, high, resampling.num_resamples, resampling.level, p_value(draws))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -113,13 +113,38 @@ def rows_of_batch(student: StudentConfig, common: StudentsConfig, with_synthetic
     return common.batch_size - synthetic, synthetic
 
 
-def array_stream(images: np.ndarray, soft: np.ndarray, seed: int) -> SyntheticStream:
-    """A stream over a corpus in memory: every sample once an epoch, in an order drawn from (seed, epoch)."""
-    order = _Order(len(images), seed, "students/synthetic")
+def array_stream(images: np.ndarray, soft: np.ndarray, seed: int, name: str = "students/synthetic") -> SyntheticStream:
+    """A stream over pairs in memory: every one once an epoch, in an order drawn from (seed, ``name``, epoch)."""
+    order = _Order(len(images), seed, name)
 
     def draw(step: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         chosen = order(step * count, count)
         return images[chosen], soft[chosen]
+
+    return draw
+
+
+def mixed_stream(parts: Sequence[tuple[SyntheticStream, float]]) -> SyntheticStream:
+    """A stream whose every batch holds rows of several streams, in proportion to their weights.
+
+    Args:
+        parts: streams with weights above 0, e.g. generated pairs and real images that a model labelled. Of ``count``
+            rows each gets its share, rounded so that they add up; the rows of one stream stand together.
+
+    Raises:
+        ConfigError: no stream, or a weight that is not above 0.
+    """
+    weights = np.array([weight for _, weight in parts], dtype=np.float64)
+    if not len(parts) or not (weights > 0).all():
+        raise ConfigError(f"weights of a mixed stream are {weights.tolist()}; expected at least one, each above 0")
+    shares = np.cumsum(weights) / weights.sum()
+
+    def draw(step: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        ends = np.rint(shares * count).astype(int)
+        counts = np.diff(ends, prepend=0)
+        drawn = [stream(step, int(rows)) for (stream, _), rows in zip(parts, counts, strict=True) if rows]
+        images, soft = zip(*drawn, strict=True)
+        return np.concatenate(images), np.concatenate(soft)
 
     return draw
 

@@ -1,0 +1,355 @@
+"""The work of suite ``science``: what each cell computes, and the working files that cells share.
+
+Working files (tiles, checkpoints, models, generated pairs, students) stand below one local folder and may be thrown
+away: the same seed makes them again. What is to be kept is in the cells' records.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dakter import storage
+from dakter.config import digest_json
+from dakter.data.build import prepare
+from dakter.data.tiles import TileCorpus
+from dakter.diffusion.balance import chosen_b
+from dakter.diffusion.fit import TrainingData, fit
+from dakter.diffusion.pipeline import JointDiffusionPipeline, open_model, save_model
+from dakter.diffusion.softlabel import SoftLabelConfig
+from dakter.errors import Stopped
+from dakter.evaluate.images import compare
+from dakter.progress import Progress
+from dakter.schema import soft_from_stored, soft_to_stored, to_model, to_stored
+from dakter.students import train as students
+from dakter.students.models import num_parameters, predict
+from dakter.students.store import load_student, read_record, save_student
+from jobs.suites._paced_sampler import entropy_nats
+from jobs.suites._science_plan import (
+    ALL_ARMS,
+    GENERATORS,
+    Arm,
+    Cell,
+    Labels,
+    SoftLabel,
+    Tier,
+    data_name,
+    generator_name,
+    student_name,
+)
+from jobs.suites._science_scores import described, scored
+
+log = logging.getLogger("dakter.jobs.benchmark")
+
+
+class Workshop:
+    """Cells of one tier.
+
+    Args:
+        tier: its settings.
+        folder: local folder of the working files.
+        should_stop: asked between steps; a generator leaves a checkpoint then.
+    """
+
+    def __init__(self, tier: Tier, folder: Path, should_stop: Callable[[], bool]):
+        self.tier, self.folder, self.should_stop = tier, folder, should_stop
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._corpora: dict[str, TileCorpus] = {}
+
+    def run(self, cell: Cell) -> dict[str, Any]:
+        """The figures of a cell. Raises Stopped if asked to stop: a generator goes on from its checkpoint."""
+        if cell.kind == "data":
+            return self._data_figures(self.corpus(cell.labels, cell.seed))
+        if cell.kind == "generator":
+            assert cell.generator
+            return self._generator_figures(cell.generator, cell.labels, cell.seed)
+        assert cell.arm and cell.architecture
+        return self._student_figures(cell.arm, cell.architecture, cell.seed)
+
+    def corpus(self, labels: Labels, seed: int) -> TileCorpus:
+        """Tiles with ``labels`` labelled images a sensor drawn by ``seed``; made where they are not there."""
+        name = data_name(labels, seed)
+        if name not in self._corpora:
+            url = str(self.folder / "tiles" / name)
+            prepare(self.tier.data_of(labels, seed), self.tier.tiles, url, should_stop=self.should_stop)
+            self._corpora[name] = TileCorpus.open(url)
+        return self._corpora[name]
+
+    def _data_figures(self, corpus: TileCorpus) -> dict[str, Any]:
+        manifest = corpus.manifest
+        kept = ("digest", "source", "licence", "citation", "counts_by_sensor", "class_shares", "b_rms", "tile_px")
+        return {
+            **{key: getattr(manifest, key) for key in kept},
+            "sensors": list(manifest.sensors),
+            "class_table": manifest.class_table.to_json(),
+            "near_duplicates_across_splits": manifest.leakage["num_pairs"],
+            "test": described(corpus),
+        }
+
+    # Generators
+
+    def model(self, kind: str, labels: Labels, seed: int) -> tuple[JointDiffusionPipeline, dict[str, Any]]:
+        """The trained pipeline and its training record; trained, or trained on, where it is not there."""
+        name = generator_name(kind, labels, seed)
+        place = self.folder / "models" / name
+        if not (place / "model.json").is_file():
+            self._train(kind, labels, seed, str(place))
+        opened = open_model(str(place))
+        if self.device == "cuda":
+            opened.pipeline.to(self.device)
+        return opened.pipeline, opened.record
+
+    def _train(self, kind: str, labels: Labels, seed: int, place: str) -> None:
+        tier, corpus = self.tier, self.corpus(labels, seed)
+        diffusion, train = tier.diffusion_of(kind), tier.train_of(kind, seed)
+        labelled, unlabelled = corpus.read("train"), corpus.read("unlabelled")
+        data = TrainingData(
+            images=labelled.images,
+            labels=labelled.labels,
+            unlabelled=unlabelled.images if GENERATORS[kind].unlabelled else None,
+            class_table=corpus.manifest.class_table,
+            value_range=corpus.manifest.value_range,
+            bands=corpus.manifest.bands,
+            b=chosen_b(diffusion.b, diffusion.b_variant, corpus.manifest.b_rms, corpus.manifest.b_std),
+        )
+        checkpoints = self.folder / "checkpoints" / generator_name(kind, labels, seed)
+        resume = _latest(checkpoints)
+        done = int(storage.read_json(str(resume / "state.json"))["step"]) if resume else 0
+        progress = Progress(log, generator_name(kind, labels, seed), train.steps, "steps", done=done)
+
+        def keep(folder: Path, metrics: dict[str, float]) -> None:
+            _keep_checkpoint(folder, checkpoints, int(metrics["step"]))
+
+        def on_log(step: int, record: dict[str, float]) -> None:
+            progress.advance(step - progress.done, f"loss {record['loss']:.4f}")
+
+        result = fit(
+            tier.network,
+            diffusion,
+            train,
+            data,
+            resume=resume,
+            on_checkpoint=keep,
+            on_log=on_log,
+            should_stop=self.should_stop,
+            device=self.device,
+        )
+        record = {
+            "b": data.b,
+            "steps": result.steps,
+            "seconds": result.seconds,
+            "history": result.history,
+            "num_labelled": len(data.images),
+            "num_unlabelled": data.num_unlabelled,
+            "num_parameters": num_parameters(result.pipeline.unet),
+        }
+        save_model(result.pipeline, place, record)
+        storage.remove_folder(str(checkpoints))
+
+    def pairs(self, kind: str, labels: Labels, seed: int) -> dict[str, np.ndarray]:
+        """Generated ``image`` uint8 ``(N, C, H, W)`` and stored soft labels ``last_step`` and, where the model knows
+        p(y|x), ``readout`` of the same images, uint8 ``(N, K, H, W)``."""
+        place = self.folder / "generated" / f"{generator_name(kind, labels, seed)}.npz"
+        if not place.is_file():
+            pipeline, _ = self.model(kind, labels, seed)
+            tier, images, last = self.tier, [], []
+            progress = Progress(log, f"samples of {place.stem}", tier.num_generated, "samples")
+            for start in range(0, tier.num_generated, tier.sampler.micro_batch):
+                self._check_stop()
+                numbers = range(start, min(start + tier.sampler.micro_batch, tier.num_generated))
+                drawn = pipeline.sample(list(numbers), seed, tier.sampler, SoftLabelConfig(mode="last_step"))
+                images.append(to_stored(drawn.images))
+                last.append(soft_to_stored(drawn.soft_labels))
+                progress.advance(len(numbers))
+            arrays = {"image": np.concatenate(images), "last_step": np.concatenate(last)}
+            if GENERATORS[kind].labels_images:
+                arrays["readout"] = soft_to_stored(self._readout(pipeline, seed)(arrays["image"]))
+            place.parent.mkdir(parents=True, exist_ok=True)
+            partial = place.with_suffix(".partial.npz")
+            np.savez_compressed(partial, allow_pickle=False, **arrays)
+            partial.rename(place)
+        with np.load(place) as stored:
+            return {key: stored[key] for key in stored.files}
+
+    def _readout(self, pipeline: JointDiffusionPipeline, seed: int) -> Callable[[np.ndarray], np.ndarray]:
+        """p(y|x) of stored images as float32 ``(N, K, H, W)`` that sums to 1."""
+
+        def label(images: np.ndarray) -> np.ndarray:
+            soft = pipeline.label(
+                to_model(images), evaluations=self.tier.evaluations, seed=seed, sampler=self.tier.sampler
+            ).numpy()
+            return soft / soft.sum(axis=1, keepdims=True)
+
+        return label
+
+    def _generator_figures(self, kind: str, labels: Labels, seed: int) -> dict[str, Any]:
+        corpus = self.corpus(labels, seed)
+        pipeline, record = self.model(kind, labels, seed)
+        generated = self.pairs(kind, labels, seed)
+        train, val = corpus.read("train"), corpus.read("val")
+        count = min(len(train.images), len(val.images), len(generated["image"]))
+        names = corpus.manifest.class_table.names
+        measures = compare(
+            (train.images[:count], train.labels[:count]),
+            (val.images[:count], val.labels[:count]),
+            (generated["image"][:count], generated["last_step"][:count].argmax(axis=1).astype(np.uint8)),
+            names,
+        )
+        rate = statistics.median(row["samples_per_second"] for row in record["history"])
+        return {
+            **{key: value for key, value in record.items() if key != "history"},
+            "images_per_second": rate,
+            "loss": [[row["step"], row["image_loss"], row["label_loss"]] for row in record["history"]],
+            "soft_label_entropy_nats": {
+                key: entropy_nats(soft_from_stored(generated[key]).numpy())
+                for key in ("last_step", "readout")
+                if key in generated
+            },
+            "segmenter": scored(self._readout(pipeline, seed), corpus) if GENERATORS[kind].labels_images else None,
+            "images": measures,
+        }
+
+    # Students
+
+    def _student_figures(self, arm_name: str, architecture: tuple[str, str], seed: int) -> dict[str, Any]:
+        corpus = self.corpus(self.tier.labels_of(ALL_ARMS[arm_name]), seed)
+        model = self.student(arm_name, architecture, seed)
+        record = read_record(self._student_place(arm_name, architecture, seed))
+        assert record is not None
+        return {
+            **record["record"],
+            "num_parameters": record["num_parameters"],
+            **scored(lambda images: predict(model, images), corpus),
+        }
+
+    def _student_place(self, arm_name: str, architecture: tuple[str, str], seed: int) -> str:
+        return str(self.folder / "students" / student_name(arm_name, architecture[0], seed))
+
+    def student(self, arm_name: str, architecture: tuple[str, str], seed: int) -> torch.nn.Module:
+        """The student at its best val score; trained where it is not there."""
+        place = self._student_place(arm_name, architecture, seed)
+        if read_record(place) is None:
+            tier, arm = self.tier, ALL_ARMS[arm_name]
+            labels = tier.labels_of(arm)
+            corpus, settings = self.corpus(labels, seed), tier.student_of(arm, *architecture)
+            num_classes, progress = (
+                len(corpus.manifest.class_table),
+                Progress(log, student_name(arm_name, architecture[0], seed), tier.students.steps, "steps"),
+            )
+            result = students.fit(
+                settings,
+                tier.students,
+                _labelled(corpus, "train"),
+                _labelled(corpus, "val"),
+                self._stream(arm, architecture, labels, seed),
+                num_classes=num_classes,
+                seed=seed,
+                on_evaluate=lambda now: progress.advance(now.step - progress.done, f"val mIoU {now.val_miou:.3f}"),
+                should_stop=self.should_stop,
+                device=self.device,
+            )
+            record = {
+                "val_miou": result.best.val_miou,
+                "best_step": result.best.step,
+                "history": [[row["step"], row["loss"], row["val_miou"]] for row in result.history],
+                "train_seconds": result.seconds,
+                "epochs_of_real": result.epochs,
+            }
+            save_student(place, result.model, settings, len(corpus.manifest.bands), num_classes, record)
+        return load_student(place).model
+
+    def _stream(
+        self, arm: Arm, architecture: tuple[str, str], labels: Labels, seed: int
+    ) -> students.SyntheticStream | None:
+        """What fills its batches beside real pairs, of as many sources as the arm has."""
+        parts: list[tuple[students.SyntheticStream, float]] = []
+        if arm.generated:
+            assert arm.generator
+            generated = self.pairs(arm.generator, labels, seed)
+            soft = self._soft(arm.generated, generated, architecture, seed)
+            parts.append((students.array_stream(generated["image"], soft, seed), 1.0))
+        if arm.real_unlabelled:
+            images = self.corpus(labels, seed).read("unlabelled").images
+            if arm.real_unlabelled == "teacher":
+                soft = self._taught(images, architecture, seed)
+            else:
+                assert arm.generator
+                soft = soft_to_stored(self._readout(self.model(arm.generator, labels, seed)[0], seed)(images))
+            parts.append((students.array_stream(images, soft, seed, "students/unlabelled"), 1.0))
+        return students.mixed_stream(parts) if parts else None
+
+    def _soft(
+        self, kind: SoftLabel, generated: dict[str, np.ndarray], architecture: tuple[str, str], seed: int
+    ) -> np.ndarray:
+        if kind == "teacher":
+            return self._taught(generated["image"], architecture, seed)
+        if kind == "argmax":
+            last = generated["last_step"]
+            return (np.arange(last.shape[1])[:, None, None] == last.argmax(axis=1)[:, None]).astype(np.uint8) * 255
+        return generated[kind]
+
+    def _taught(self, images: np.ndarray, architecture: tuple[str, str], seed: int) -> np.ndarray:
+        return soft_to_stored(predict(self.student("real", architecture, seed), images))
+
+    def _check_stop(self) -> None:
+        if self.should_stop():
+            raise Stopped("stopped as asked; finished cells and checkpoints are kept; the same command goes on")
+
+
+def identity(tier: Tier, cell: Cell) -> dict[str, Any]:
+    """What makes a cell's record another record, whatever the place of the data; no file is opened for it."""
+    data = tier.data_of(cell.labels, cell.seed).dump()
+    for place in ("root", "unlabelled_root"):
+        data.pop(place)
+    found: dict[str, Any] = {"cell": cell.name, "data": data, "tiles": tier.tiles.dump()}
+    if cell.kind == "data":
+        return found
+    if cell.generator:
+        found["generator"] = {
+            "network": tier.network.dump(),
+            "diffusion": tier.diffusion_of(cell.generator).dump(),
+            "train": tier.train_of(cell.generator, cell.seed).dump(),
+            "sampler": tier.sampler.dump(),
+            "num_generated": tier.num_generated,
+            "evaluations": tier.evaluations,
+        }
+        for incidental in ("checkpoint_every", "log_every"):
+            del found["generator"]["train"][incidental]
+    if cell.kind == "student":
+        assert cell.arm and cell.architecture
+        arm = ALL_ARMS[cell.arm]
+        found["arm"] = {key: value for key, value in vars(arm).items() if key != "what"}
+        found["student"] = tier.student_of(arm, *cell.architecture).dump()
+        found["students"] = tier.students.dump()
+    return {**found, "digest": digest_json(found)}
+
+
+def _labelled(corpus: TileCorpus, split: str) -> students.LabelledArrays:
+    arrays = corpus.read(split)
+    return students.LabelledArrays(arrays.images, arrays.labels)
+
+
+def _latest(checkpoints: Path) -> Path | None:
+    """The checkpoint of most steps that is complete (its state.json is written last, the folder renamed into place)."""
+    found = sorted(path for path in checkpoints.glob("step-*") if (path / "state.json").is_file())
+    return found[-1] if found else None
+
+
+def _keep_checkpoint(folder: Path, checkpoints: Path, step: int) -> None:
+    """Copy a checkpoint to ``checkpoints/step-NNNNNNN``, in place at once or not at all, and drop older ones."""
+    target = checkpoints / f"step-{step:07d}"
+    partial = checkpoints / f"partial-{step:07d}"
+    storage.remove_folder(str(partial))
+    storage.upload_folder(folder, str(partial))
+    if target.exists():
+        storage.remove_folder(str(target))
+    partial.rename(target)
+    for old in checkpoints.glob("step-*"):
+        if old != target:
+            storage.remove_folder(str(old))

@@ -1,0 +1,5 @@
+from typing import Any
+
+
+def write_page(name: str, tier: Any, records: Any, url: str) -> str:
+    return ""

@@ -1,0 +1,324 @@
+"""Suite ``science`` as a description: generators, arms, tiers, and the cells that a tier consists of. Computes nothing.
+
+Every arm has the same steps, batch size, augmentation and student; arms differ in what fills a batch beside the real
+labelled rows, and arms with the same generator share its samples.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from dakter.data.source import DataConfig
+from dakter.data.tiles import TilesConfig
+from dakter.diffusion.fit import TrainConfig
+from dakter.diffusion.network import NetworkConfig
+from dakter.diffusion.sampler import SamplerConfig
+from dakter.diffusion.schedule import DiffusionConfig
+from dakter.errors import ConfigError
+from dakter.students.models import StudentConfig
+from dakter.students.train import StudentsConfig
+
+# None: every label that the set has.
+Labels = int | None
+SoftLabel = Literal["last_step", "argmax", "readout", "teacher"]
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A kind of joint diffusion model; ``unlabelled``: it also learns from images without labels."""
+
+    diffusion: dict[str, Any]
+    unlabelled: bool = False
+
+    @property
+    def labels_images(self) -> bool:
+        """Whether it knows p(y | x): only with noise levels of its own for the label."""
+        return self.diffusion.get("mode") == "independent"
+
+
+_PAPER, _OURS = {"mode": "joint"}, {"mode": "independent"}
+GENERATORS = {
+    "paper": Generator(_PAPER),
+    "jointnet": Generator({**_PAPER, "label_loss": "mse", "b": 1.0}),
+    "labelled": Generator(_OURS),
+    "unlabelled": Generator(_OURS, unlabelled=True),
+    # Parts taken away, and the sweep of b.
+    "unlabelled-mse": Generator({**_OURS, "label_loss": "mse"}, unlabelled=True),
+    **{f"unlabelled-b{b:g}": Generator({**_OURS, "b": b}, unlabelled=True) for b in (0.1, 0.3, 1.0)},
+    "paper-b1": Generator({**_PAPER, "b": 1.0}),
+    "paper-mse": Generator({**_PAPER, "label_loss": "mse"}),
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What a student of this arm learns from, beside ``num_labelled`` real pairs.
+
+    Attributes:
+        what: in words, for the page.
+        generator: name in GENERATORS, or None.
+        generated: soft label of the generated images in its batches; None: no such rows. ``teacher`` is the student
+            of arm ``real`` with the same seed and architecture.
+        real_unlabelled: who labels the real unlabelled images in its batches; None: no such rows.
+        share: of a batch that is not real labelled pairs, parted equally between the two.
+        num_labelled: real labels a sensor; "tier" as the tier says, None every one there is.
+        student: student settings of its own.
+    """
+
+    what: str
+    generator: str | None = None
+    generated: SoftLabel | None = None
+    real_unlabelled: Literal["generator", "teacher"] | None = None
+    share: float = 0.75
+    num_labelled: int | Literal["tier"] | None = "tier"
+    student: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def needs_teacher(self) -> bool:
+        return "teacher" in (self.generated, self.real_unlabelled)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether its batches hold anything but real pairs."""
+        return bool(self.generated or self.real_unlabelled)
+
+
+_DAKTER = Arm("the paper: soft label of the last step", "paper", "last_step")
+_FULL = Arm(
+    "generated pairs with p(y|x), and real unlabelled images with p(y|x), half and half",
+    "unlabelled",
+    "readout",
+    "generator",
+)
+ARMS = {
+    "real": Arm("real labels only"),
+    "hard": replace(_DAKTER, what="the paper's model, argmax labels", generated="argmax"),
+    "jointnet": replace(_DAKTER, what="squared error on the label, b = 1", generator="jointnet"),
+    "pseudo": replace(_DAKTER, what="the paper's images, labelled by the real teacher", generated="teacher"),
+    "dakter": _DAKTER,
+    "ours-labelled": Arm("independent noise levels, p(y|x), no unlabelled image", "labelled", "readout"),
+    "selftrain": Arm("real unlabelled images, labelled by the real teacher", real_unlabelled="teacher"),
+    "relabel": Arm("real unlabelled images with p(y|x), nothing generated", "unlabelled", None, "generator"),
+    "ours": _FULL,
+    "real-all": Arm("real, with every label that exists: the ceiling", num_labelled=None),
+}
+# One part changed at a time.
+ABLATIONS = {
+    "ours-generated": replace(_FULL, what="ours without real unlabelled rows", real_unlabelled=None),
+    "ours-last-step": replace(_FULL, what="ours with the soft label of the last step", generated="last_step"),
+    "ours-mse": replace(_FULL, what="ours with squared error on the label", generator="unlabelled-mse"),
+    **{f"ours-b{b:g}": replace(_FULL, what=f"ours, b = {b:g}", generator=f"unlabelled-b{b:g}") for b in (0.1, 0.3, 1)},
+    "dakter-b1": replace(_DAKTER, what="the paper, b = 1", generator="paper-b1"),
+    "dakter-mse": replace(_DAKTER, what="the paper, squared error on the label", generator="paper-mse"),
+    **{
+        f"ours-{times}x": replace(_FULL, what=f"ours, {times} other rows for each real one", share=times / (times + 1))
+        for times in (1, 2, 4)
+    },
+    **{
+        f"{name}-{labels}": replace(arm, what=f"{arm.what}; {labels} labels a sensor", num_labelled=labels)
+        for name, arm in (("real", Arm("real labels only")), ("ours", _FULL))
+        for labels in (100,)
+    },
+    "ours-all": replace(_FULL, what="ours with every label that exists", num_labelled=None),
+    # One row of a batch stays real, since batches must hold one; its loss weighs nothing.
+    "synthetic": Arm(
+        "trained on generated pairs alone (train on synthetic, test on real)",
+        "unlabelled",
+        "readout",
+        share=0.99,
+        student={"ce_weight": 0.0, "dice_weight": 0.0},
+    ),
+}
+ALL_ARMS = {**ARMS, **ABLATIONS}
+
+
+@dataclass(frozen=True)
+class Tier:
+    """All settings of a tier; ``num_labelled`` and counts in ``data`` are per sensor."""
+
+    data: DataConfig
+    tiles: TilesConfig
+    num_labelled: int
+    network: NetworkConfig
+    train: TrainConfig
+    sampler: SamplerConfig
+    num_generated: int
+    evaluations: int
+    students: StudentsConfig
+    architectures: tuple[tuple[str, str], ...]
+    seeds: tuple[int, ...]
+    arms: tuple[str, ...]
+    num_resamples: int = 2000
+
+    def labels_of(self, arm: Arm) -> Labels:
+        return self.num_labelled if arm.num_labelled == "tier" else arm.num_labelled
+
+    def data_of(self, labels: Labels, seed: int) -> DataConfig:
+        """The labelled subset of a seed; val and test are the same for all. Files of the source are not opened."""
+        return self.data.model_copy(update={"num_labelled": labels, "seed": seed})
+
+    def diffusion_of(self, kind: str) -> DiffusionConfig:
+        return DiffusionConfig.model_validate(GENERATORS[kind].diffusion)
+
+    def train_of(self, kind: str, seed: int) -> TrainConfig:
+        share = self.train.unlabelled_share if GENERATORS[kind].unlabelled else 0.0
+        return self.train.model_copy(update={"seed": seed, "unlabelled_share": share})
+
+    def student_of(self, arm: Arm, architecture: str, encoder: str) -> StudentConfig:
+        share = arm.share if arm.mixes else 0.0
+        return StudentConfig.model_validate(
+            {"architecture": architecture, "encoder": encoder, "synthetic_share": share, **arm.student}
+        )
+
+
+_SOS = DataConfig(source="sos", drop_duplicates=True, num_unlabelled=None)
+_HEADLINE = Tier(
+    data=_SOS,
+    tiles=TilesConfig(size_px=64),
+    num_labelled=200,
+    network=NetworkConfig(),
+    train=TrainConfig(steps=5600, checkpoint_every=200, log_every=100),
+    sampler=SamplerConfig(steps=20, micro_batch=32),
+    num_generated=1600,  # four times the labelled pairs of both sensors
+    evaluations=4,
+    students=StudentsConfig(steps=1000, evaluate_every=100, precision="bf16"),
+    architectures=(("Unet", "resnet18"), ("DeepLabV3Plus", "resnet18"), ("Segformer", "mit_b0")),
+    seeds=(0, 1, 2),
+    arms=tuple(ARMS),
+)
+TIERS = {
+    "headline": _HEADLINE,
+    "ablation": replace(
+        _HEADLINE, architectures=_HEADLINE.architectures[:1], arms=("real", "dakter", "ours", *ABLATIONS)
+    ),
+    "sim": replace(
+        _HEADLINE,
+        data=DataConfig.model_validate(
+            {
+                "source": "simulate",
+                "num_train": 400,
+                "num_val": 96,
+                "num_test": 320,
+                "num_unlabelled": 1600,
+                "simulate": {"size_px": 64, "pixel_m": 160.0, "looks": 25.0},
+            }
+        ),
+        architectures=_HEADLINE.architectures[:1],
+    ),
+    # The paper's tile size, steps for a GPU. OSD instead of SOS: --science.source osd.
+    "paper": replace(
+        _HEADLINE,
+        tiles=TilesConfig(size_px=256),
+        network=NetworkConfig(widths=(128, 192, 256, 384), blocks=(2, 2, 2, 2), unshuffle=2, attention=True),
+        train=TrainConfig(steps=100_000, checkpoint_every=2000, log_every=500),
+        students=StudentsConfig(steps=10_000, evaluate_every=500, precision="bf16"),
+        architectures=(("Unet", "resnet34"), ("DeepLabV3Plus", "resnet34"), ("Segformer", "mit_b2")),
+    ),
+    # Every arm and every kind of cell in about a minute; its figures say nothing.
+    "short": Tier(
+        data=DataConfig.model_validate(
+            {
+                "source": "simulate",
+                "num_train": 12,
+                "num_val": 6,
+                "num_test": 8,
+                "num_unlabelled": 8,
+                "simulate": {"size_px": 32, "pixel_m": 320.0},
+            }
+        ),
+        tiles=TilesConfig(size_px=32),
+        num_labelled=8,
+        network=NetworkConfig(widths=(8, 16), blocks=(1, 1)),
+        train=TrainConfig(steps=6, batch_size=4, warmup_steps=2, checkpoint_every=3, log_every=2, precision="fp32"),
+        sampler=SamplerConfig(steps=2, micro_batch=4, precision="fp32"),
+        num_generated=8,
+        evaluations=1,
+        students=StudentsConfig(steps=4, batch_size=8, evaluate_every=2),
+        architectures=(("FPN", "resnet18"),),
+        seeds=(0, 1),
+        arms=tuple(ARMS),
+        num_resamples=100,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One unit of work with one record. ``name`` is its file name; ``needs`` the cells that it stands on."""
+
+    name: str
+    kind: Literal["data", "generator", "student"]
+    seed: int
+    labels: Labels
+    generator: str | None = None
+    arm: str | None = None
+    architecture: tuple[str, str] | None = None
+    needs: tuple[str, ...] = ()
+
+
+def data_name(labels: Labels, seed: int) -> str:
+    return f"data-{_count(labels)}-seed{seed}"
+
+
+def generator_name(kind: str, labels: Labels, seed: int) -> str:
+    return f"generator-{kind}-{_count(labels)}-seed{seed}"
+
+
+def student_name(arm: str, architecture: str, seed: int) -> str:
+    return f"student-{arm}-{architecture.lower()}-seed{seed}"
+
+
+def _count(labels: Labels) -> str:
+    return "all" if labels is None else str(labels)
+
+
+def cells(tier: Tier) -> list[Cell]:
+    """Every cell of a tier, each after those that it needs."""
+    found: dict[str, Cell] = {}
+    for seed in tier.seeds:
+        arms = {name: ALL_ARMS[name] for name in tier.arms}
+        for arm in arms.values():
+            labels = tier.labels_of(arm)
+            data = data_name(labels, seed)
+            found.setdefault(data, Cell(data, "data", seed, labels))
+            if arm.generator:
+                name = generator_name(arm.generator, labels, seed)
+                found.setdefault(name, Cell(name, "generator", seed, labels, arm.generator, needs=(data,)))
+        for architecture in tier.architectures:
+            for arm_name, arm in arms.items():
+                labels = tier.labels_of(arm)
+                needs = [data_name(labels, seed)]
+                if arm.generator:
+                    needs.append(generator_name(arm.generator, labels, seed))
+                if arm.needs_teacher:
+                    needs.append(student_name("real", architecture[0], seed))
+                name = student_name(arm_name, architecture[0], seed)
+                found[name] = Cell(name, "student", seed, labels, arm.generator, arm_name, architecture, tuple(needs))
+    return list(found.values())
+
+
+def select(everything: Sequence[Cell], patterns: str) -> list[Cell]:
+    """Cells whose name fits one of the comma-separated shell patterns, and all that those need, in order.
+
+    Raises:
+        ConfigError: a pattern that fits no cell.
+    """
+    by_name = {cell.name: cell for cell in everything}
+    wanted: set[str] = set()
+    for pattern in (part.strip() for part in patterns.split(",")):
+        fitting = fnmatch.filter(by_name, pattern)
+        if not fitting:
+            raise ConfigError(
+                f"science.cells {pattern!r} fits no cell; expected names or patterns such as "
+                f"{everything[0].name}, student-ours-* (--dry-run lists them all)"
+            )
+        wanted.update(fitting)
+    pending = list(wanted)
+    while pending:
+        new = set(by_name[pending.pop()].needs) - wanted
+        wanted |= new
+        pending += new
+    return [cell for cell in everything if cell.name in wanted]

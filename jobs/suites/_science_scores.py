@@ -1,0 +1,81 @@
+"""Scores of suite ``science``: the only place of it that reads the test split, once for each finished cell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dakter.data.tiles import Split, TileCorpus, read_test
+from dakter.evaluate.packed import pack, pack_array
+from dakter.evaluate.scores import Predict, Scores, score, temperature_on
+
+_CHUNK = 64
+_TEMPERATURE_PIXELS = 200_000
+
+
+def described(corpus: TileCorpus) -> dict[str, Any]:
+    """Groups of near-duplicates and sensors of the test images, in the order of every packed score."""
+    test = read_test(corpus)
+    return {"groups": pack_array(test.groups), "sensors": pack_array(test.sensors), "num_images": len(test.images)}
+
+
+def scored(predict: Predict, corpus: TileCorpus) -> dict[str, Any]:
+    """Val and test scores as JSON: packed sums an image of test for each sensor, and tables for each and pooled.
+
+    The temperature is fitted on val, both sensors together.
+    """
+    num_classes = len(corpus.manifest.class_table)
+    val = corpus.read("val")
+    temperature = temperature_on(
+        predict,
+        val.images,
+        val.labels,
+        num_classes=num_classes,
+        chunk=_CHUNK,
+        num_pixels=_TEMPERATURE_PIXELS,
+        seed=0,
+    )
+    return {
+        "temperature": temperature,
+        "val": _tables(predict, corpus, val, temperature)["tables"],
+        "test": _tables(predict, corpus, read_test(corpus), temperature),
+    }
+
+
+def _tables(predict: Predict, corpus: TileCorpus, split: Split, temperature: float) -> dict[str, Any]:
+    manifest = corpus.manifest
+    found: dict[str, Scores] = {}
+    for number, sensor in enumerate(manifest.sensors):
+        own = np.flatnonzero(split.sensors == number)
+        if len(own):
+            found[sensor] = score(
+                predict,
+                split.images[own],
+                split.labels[own],
+                num_classes=len(manifest.class_table),
+                temperature=temperature,
+                chunk=_CHUNK,
+            )
+    tables = {sensor: _table(scores, manifest.class_table.names) for sensor, scores in found.items()}
+    tables["pooled"] = _table(pooled(list(found.values())), manifest.class_table.names)
+    return {"packed": {sensor: pack(scores) for sensor, scores in found.items()}, "tables": tables}
+
+
+def pooled(parts: list[Scores]) -> Scores:
+    """Scores of several sets of images as of one."""
+    first = parts[0]
+    return Scores(
+        first.temperature,
+        np.concatenate([part.confusions for part in parts]),
+        np.concatenate([part.proper for part in parts]),
+        np.concatenate([part.proper_tempered for part in parts]),
+        sum((part.reliability for part in parts[1:]), start=first.reliability),
+        sum((part.reliability_tempered for part in parts[1:]), start=first.reliability_tempered),
+    )
+
+
+def _table(scores: Scores, class_names: tuple[str, ...]) -> dict[str, Any]:
+    """The scores in words; the reliability curves are in the packed sums already."""
+    full = scores.to_json(class_names)
+    return {key: value for key, value in full.items() if not key.startswith("reliability") and key != "temperature"}
