@@ -38,7 +38,7 @@ class BenchmarkSettings(JobSettings):
     )
     tier: Literal["short", "full", "headline", "ablation", "sim", "paper"] = setting(
         "full",
-        "short: minutes, to see that it works; full: the figures told; headline, ablation, sim, paper: of science alone",
+        "short: minutes, to see that it works; full: the figures told; headline, ablation, sim, paper: science alone",
     )
     report: bool = setting(False, "science: write the page of the records that are there, do no cell")
     science: ScienceConfig = ScienceConfig()

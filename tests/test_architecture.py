@@ -58,10 +58,10 @@ def test_infra_is_imported_by_nobody() -> None:
 def test_test_data_are_read_by_evaluation_alone() -> None:
     readers = {
         str(path.relative_to(ROOT))
-        for path in [*library(), *(ROOT / "jobs").glob("*.py")]
+        for path in [*library(), *(ROOT / "jobs").rglob("*.py")]
         if any(name.endswith(".read_test") for name in imports(path)) or "read_test(" in path.read_text()
     }
-    assert readers == {"dakter/data/tiles.py", "jobs/evaluate.py"}
+    assert readers == {"dakter/data/tiles.py", "jobs/evaluate.py", "jobs/suites/_science_scores.py"}
 
 
 def test_the_test_store_is_named_by_its_writers_and_its_reader_alone() -> None:

@@ -59,6 +59,8 @@ def unpack(packed: Mapping[str, Any]) -> Scores:
     return Scores(
         temperature,
         arrays["confusions"].astype(np.int64),
-        *(arrays[name].astype(np.float64) for name in _ARRAYS[1:]),
-        *(Reliability(*arrays[name].astype(np.float64)) for name in _RELIABILITIES),
+        arrays["proper"].astype(np.float64),
+        arrays["proper_tempered"].astype(np.float64),
+        Reliability(*arrays["reliability"].astype(np.float64)),
+        Reliability(*arrays["reliability_tempered"].astype(np.float64)),
     )

@@ -7,8 +7,10 @@ on a wide screen they stand side by side as small multiples instead of growing.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
 
 from markupsafe import Markup, escape
 
@@ -32,6 +34,17 @@ def drawing(width: float, height: float, label: str, *children: str) -> Markup:
     """A whole figure; ``label`` is what it shows, in words, for those who cannot see it."""
     box = f"0 0 {number(width)} {number(height)}"
     return tag("svg", *children, viewBox=box, role="img", aria_label=label, class_="figure")
+
+
+def standalone(figure: Markup) -> str:
+    """A figure as a file of its own: with the namespace and, of the pages' style sheet, the rules for figures."""
+    sheet = resources.files("dakter.report").joinpath("page.css").read_text("utf-8")
+    root = re.search(r":root \{.*?\n\}", sheet, re.DOTALL)
+    assert root is not None
+    rules = [root.group().replace("light dark", "light"), *re.findall(r"^\.figure.*$", sheet, re.MULTILINE)]
+    style = "<style>" + "\n".join([*rules, "svg { background: var(--paper); }"]) + "</style>"
+    opening, rest = str(figure).split(">", 1)
+    return f'{opening} xmlns="http://www.w3.org/2000/svg">{style}{rest}\n'
 
 
 def text(x: float, y: float, content: str, style: str = "", anchor: str = "start") -> Markup:

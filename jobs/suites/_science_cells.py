@@ -69,7 +69,8 @@ class Workshop:
         if cell.kind == "generator":
             assert cell.generator
             return self._generator_figures(cell.generator, cell.labels, cell.seed)
-        assert cell.arm and cell.architecture
+        assert cell.arm
+        assert cell.architecture
         return self._student_figures(cell.arm, cell.architecture, cell.seed)
 
     def corpus(self, labels: Labels, seed: int) -> TileCorpus:
@@ -322,7 +323,8 @@ def identity(tier: Tier, cell: Cell) -> dict[str, Any]:
         for incidental in ("checkpoint_every", "log_every"):
             del found["generator"]["train"][incidental]
     if cell.kind == "student":
-        assert cell.arm and cell.architecture
+        assert cell.arm
+        assert cell.architecture
         arm = ALL_ARMS[cell.arm]
         found["arm"] = {key: value for key, value in vars(arm).items() if key != "what"}
         found["student"] = tier.student_of(arm, *cell.architecture).dump()

@@ -1,5 +1,305 @@
+"""The page of suite ``science``: every arm of a tier with intervals, contrasts, and which cells are open."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 
-def write_page(name: str, tier: Any, records: Any, url: str) -> str:
-    return ""
+from dakter import storage
+from dakter.evaluate.bootstrap import Interval, Resampling, holm
+from dakter.evaluate.packed import unpack, unpack_array
+from dakter.evaluate.study import BRIER, MIOU, NLL, Measure, Students, Study, block, class_iou, worth_labels
+from dakter.report import figures
+from dakter.report.svg import standalone
+from jobs.suites._science_plan import ALL_ARMS, Cell, Tier, cells, data_name
+
+Records = Mapping[str, Mapping[str, Any]]
+
+# The one contrast that is not corrected for looking at many, and the others.
+PRIMARY = ("ours", "real")
+CONTRASTS = (
+    ("ours", "dakter"),
+    ("ours", "selftrain"),
+    ("ours", "relabel"),
+    ("ours-labelled", "real"),
+    ("ours-labelled", "dakter"),
+    ("dakter", "real"),
+    ("hard", "real"),
+    ("jointnet", "real"),
+    ("pseudo", "real"),
+    ("selftrain", "real"),
+    ("relabel", "real"),
+)
+PROPER_CONTRASTS = (("ours", "real"), ("ours", "hard"))
+SEGMENTER = "p(y given x)"
+
+
+def write_page(name: str, tier: Tier, records: Records, folder: str) -> str:
+    """Write ``<folder>/<name>.md`` and its figure from the records of finished cells; returns the page's place."""
+    everything = cells(tier)
+    done = [cell for cell in everything if cell.name in records]
+    lines = [
+        f"# Science, tier {name}",
+        "",
+        f"`python jobs/benchmark.py --suite science --tier {name} --report true` from {len(done)} of {len(everything)} "
+        f"cells. {_provenance(records)}",
+        "",
+    ]
+    if any(cell.kind == "student" for cell in done) and any(cell.kind == "data" for cell in done):
+        page = _Page(tier, done, records)
+        lines += page.arms() + page.by_sensor() + page.contrasts() + page.worth()
+        lines += page.segmenters() + page.generators()
+        rows = page.forest()
+        if rows:
+            drawing = figures.forest("Difference in mIoU", rows, x_label="points of test mIoU")
+            storage.put(storage.join(folder, f"{name}.svg"), standalone(drawing).encode())
+            lines += [f"![Differences in mIoU with 95 % intervals]({name}.svg)", ""]
+    lines += _open_cells(everything, records)
+    place = storage.join(folder, f"{name}.md")
+    storage.put(place, ("\n".join(lines).rstrip() + "\n").encode())
+    return place
+
+
+class _Page:
+    """The parts of the page, from records once unpacked."""
+
+    def __init__(self, tier: Tier, done: Sequence[Cell], records: Records):
+        self.tier, self.records = tier, records
+        self.done = done
+        first = next(cell for cell in done if cell.kind == "data")
+        self.facts = records[first.name]["figures"]
+        self.classes: list[str] = self.facts["class_table"]["names"]
+        test = self.facts["test"]
+        groups, sensors = unpack_array(test["groups"]), unpack_array(test["sensors"])
+        self.study = Study(
+            {sensor: groups[sensors == k] for k, sensor in enumerate(self.facts["sensors"]) if (sensors == k).any()},
+            Resampling(tier.num_resamples, 0, 0.95),
+        )
+        self.students: dict[str, dict[int, dict[str, Any]]] = {}
+        self.tables: dict[str, list[Mapping[str, Any]]] = {}
+        for cell in done:
+            scored = records[cell.name]["figures"]
+            if cell.kind == "student":
+                assert cell.arm
+                assert cell.architecture
+                self._take(cell.arm, cell.seed, cell.architecture[0], scored)
+            elif cell.kind == "generator" and scored["segmenter"]:
+                self._take(f"{SEGMENTER} of {cell.generator}", cell.seed, "segmenter", scored["segmenter"])
+
+    def _take(self, arm: str, seed: int, architecture: str, scored: Mapping[str, Any]) -> None:
+        packed = scored["test"]["packed"]
+        found = {sensor: unpack(packed[sensor]) for sensor in packed}
+        self.students.setdefault(arm, {}).setdefault(seed, {})[architecture] = found
+        self.tables.setdefault(arm, []).append(scored["test"]["tables"])
+
+    def arms(self) -> list[str]:
+        """Every arm of the tier; one without a student is open."""
+        oil = class_iou(1)
+        head = ["arm", "students", "mIoU", f"IoU {self.classes[1]}", "NLL", "Brier", "ECE", "ECE tempered"]
+        rows = []
+        names = [*self.tier.arms, *(name for name in self.students if name not in ALL_ARMS)]
+        for name in names:
+            what = f" ({ALL_ARMS[name].what})" if name in ALL_ARMS else " (the generator itself as a segmenter)"
+            arm = self.students.get(name)
+            if arm is None:
+                rows.append([f"**{name}**{what}", "open", *[""] * 6])
+                continue
+            seeds, architectures = block([arm])
+            rows.append(
+                [
+                    f"**{name}**{what}",
+                    f"{len(seeds)} x {len(architectures)}",
+                    self._estimate(arm, MIOU, 100, 1, most=1.0),
+                    self._estimate(arm, oil, 100, 1, most=1.0),
+                    self._estimate(arm, NLL, 1, 3, most=math.inf),
+                    self._estimate(arm, BRIER, 1, 3, most=2.0),
+                    _fixed(self._mean(name, "ece"), 3),
+                    _fixed(self._mean(name, "ece_tempered"), 3),
+                ]
+            )
+        return [
+            "## Arms",
+            "",
+            "Test split; means over sensors, architectures and seeds (seeds x architectures under *students*), in "
+            "brackets 95 % intervals over groups of near-duplicate test images and seeds. With one seed the luck of "
+            "that seed is not in the interval. NLL and Brier a pixel, before a temperature; ECE class-wise in 15 bins, "
+            "before and after a temperature fitted on val.",
+            "",
+            *_table(head, rows),
+        ]
+
+    def by_sensor(self) -> list[str]:
+        """mIoU in per cent on each sensor apart, and from one confusion matrix over all."""
+        columns = [*self.study.groups, "pooled"]
+        rows = [
+            [name, *(_fixed(100 * float(np.mean([table[c]["miou"] for table in tables])), 1) for c in columns)]
+            for name, tables in self.tables.items()
+        ]
+        return ["## mIoU on each sensor", "", *_table(["arm", *columns], rows)]
+
+    def contrasts(self) -> list[str]:
+        """The primary contrast and the others."""
+        head = ["contrast", "measure", "seeds x architectures", "difference", "p", "p (Holm)"]
+        found = self._contrasts()
+        corrected = holm([math.nan if first else interval.p_value for *_, interval, first in found])
+        rows = []
+        for (a, b, measure, interval, first), p_holm in zip(found, corrected, strict=True):
+            seeds, architectures = block([self.students[a], self.students[b]])
+            factor, digits = (100, 1) if measure in ("mIoU", f"IoU {self.classes[1]}") else (1, 3)
+            rows.append(
+                [
+                    f"{a} − {b}" + (" (primary)" if first else ""),
+                    measure,
+                    f"{len(seeds)} x {len(architectures)}",
+                    _interval(interval.difference, interval.low, interval.high, factor, digits, "+"),
+                    _fixed(interval.p_value, 4),
+                    "" if first else _fixed(p_holm, 4),
+                ]
+            )
+        note = "mIoU and IoU in points (higher is better); of NLL and Brier a negative difference is better."
+        return ["## Contrasts", "", note, "", *_table(head, rows)] if rows else []
+
+    def _contrasts(self) -> list[tuple[str, str, str, Interval, bool]]:
+        asked: list[tuple[tuple[str, str], str, Measure, bool]] = [(PRIMARY, "mIoU", MIOU, True)]
+        asked += [(PRIMARY, f"IoU {self.classes[1]}", class_iou(1), False)]
+        asked += [(pair, "mIoU", MIOU, False) for pair in CONTRASTS]
+        asked += [(p, n, m, False) for n, m in (("NLL", NLL), ("Brier", BRIER)) for p in PROPER_CONTRASTS]
+        found = []
+        for (a, b), name, measure, first in asked:
+            if self._comparable(a, b):
+                found.append((a, b, name, self.study.difference(self.students[a], self.students[b], measure), first))
+        return found
+
+    def _comparable(self, a: str, b: str) -> bool:
+        """Whether two arms have a student of the same seed and architecture."""
+        one, two = self.students.get(a, {}), self.students.get(b, {})
+        return any(set(one[seed]) & set(two[seed]) for seed in one if seed in two)
+
+    def forest(self) -> list[figures.Interval]:
+        """Differences in mIoU as rows of a figure, in points."""
+        return [
+            figures.Interval(f"{a} − {b}", 100 * i.difference, 100 * i.low, 100 * i.high, primary=first)
+            for a, b, measure, i, first in self._contrasts()
+            if measure == "mIoU" and not math.isnan(i.low)
+        ]
+
+    def worth(self) -> list[str]:
+        """How many labels the gain of an arm is worth."""
+        if not {"real", "real-all"} <= set(self.students):
+            return ["## Worth in labels", "", "Open: needs students of `real` and of `real-all`.", ""]
+        few, many = (self._labels(n) for n in ("real", "real-all"))
+        lines = []
+        for name in ("ours", "ours-labelled", "relabel", "selftrain", "dakter"):
+            if name not in self.students:
+                continue
+            arms: list[Students] = [self.students[n] for n in (name, "real", "real-all")]
+            seeds, architectures = block(arms)
+            cut = [{s: {a: arm[s][a] for a in architectures} for s in seeds} for arm in arms]
+            own, low, high = (self.study.estimate(arm, MIOU).mean for arm in cut)
+            labels = worth_labels(own, (few, low), (many, high))
+            words = (
+                "undefined, as more labels did not score higher"
+                if labels is None
+                else f"more than {many}"
+                if math.isinf(labels)
+                else f"{labels:.0f}"
+            )
+            lines.append(f"- `{name}` with {few} labels scores as `real` would with: {words}.")
+        note = f"By a straight line in log labels from `real` ({few} labels) to `real-all` ({many}), over all sensors."
+        return ["## Worth in labels", "", note, "", *lines, ""]
+
+    def _labels(self, arm: str) -> int:
+        labels = self.tier.labels_of(ALL_ARMS[arm])
+        record = next(r for s in self.tier.seeds if (r := self.records.get(data_name(labels, s))))
+        return sum(record["figures"]["counts_by_sensor"]["train"].values())
+
+    def segmenters(self) -> list[str]:
+        """The generators' own p(y|x) beside the students of ``real``."""
+        lines = []
+        real = self.students.get("real", {})
+        for name, arm in self.students.items():
+            if not name.startswith(SEGMENTER) or not set(arm) & set(real):
+                continue
+            found = self.study.difference(arm, real, MIOU, same_architectures=False)
+            words = _interval(found.difference, found.low, found.high, 100, 1, "+")
+            lines.append(f"- {name} − `real` (mean over its architectures): {words} points of mIoU.")
+        return ["## The generator as a segmenter", "", *lines, ""] if lines else []
+
+    def generators(self) -> list[str]:
+        """Training and images of every generator."""
+        head = ["generator", "steps", "minutes", "images/s", "last image loss", "last label loss"]
+        head += ["entropy last step", "entropy p(y given x)", "histogram", "spectrum dB", "near copies"]
+        rows = []
+        for cell in self.done:
+            if cell.kind != "generator":
+                continue
+            found = self.records[cell.name]["figures"]
+            far, last = found["images"]["distance_from_train"], found["loss"][-1]
+            entropy = found["soft_label_entropy_nats"]
+            beyond = found["images"]["nearest_training_image"]["share_of_generated_beyond_99_percent_of_real"]
+            rows.append(
+                [
+                    cell.name.removeprefix("generator-"),
+                    str(found["steps"]),
+                    _fixed(found["seconds"] / 60, 1),
+                    _fixed(found["images_per_second"], 1),
+                    *(_fixed(value, 4) for value in last[1:]),
+                    _fixed(entropy["last_step"], 3),
+                    _fixed(entropy.get("readout"), 3),
+                    *(
+                        f"{_fixed(far['generated'][key], 3)} ({_fixed(far['held_out'][key], 3)})"
+                        for key in ("histogram_gray", "spectrum_db")
+                    ),
+                    f"{100 * beyond:.1f} %",
+                ]
+            )
+        note = (
+            "Entropy of generated labels in nats a pixel. Histogram and spectrum: distance of generated images from "
+            "training images, in brackets that of val images, equally many. Near copies: share nearer to a training "
+            "image than 99 % of val images are."
+        )
+        return ["## Generators", "", note, "", *_table(head, rows)] if rows else []
+
+    def _estimate(self, arm: Students, measure: Measure, factor: float, digits: int, *, most: float) -> str:
+        """Bounds within what the score can be (0 to ``most``): widening by few seeds may carry draws beyond."""
+        found = self.study.estimate(arm, measure)
+        low, high = (float(np.clip(bound, 0.0, most)) for bound in (found.low, found.high))
+        return _interval(found.mean, low, high, factor, digits)
+
+    def _mean(self, arm: str, key: str) -> float:
+        """Of a list a class, over classes, sensors and students."""
+        values = [table[sensor][key] for table in self.tables[arm] for sensor in self.study.groups]
+        return float(np.nanmean(np.array(values, dtype=np.float64)))
+
+
+def _open_cells(everything: Sequence[Cell], records: Records) -> list[str]:
+    missing = [cell.name for cell in everything if cell.name not in records]
+    return (
+        ["## Open cells", "", f"{len(missing)}: " + ", ".join(f"`{name}`" for name in missing), ""] if missing else []
+    )
+
+
+def _provenance(records: Records) -> str:
+    """Hardware, commits and dates of the records, each once."""
+    parts = (sorted({str(record[key]) for record in records.values()}) for key in ("hardware", "date", "commit"))
+    hardware, dates, commits = (", ".join(part) for part in parts)
+    return f"Hardware: {hardware}. Dates: {dates}. Commits: {commits}." if records else "Nothing was run so far."
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    marks = ["---"] * len(head)
+    return [*("| " + " | ".join(row) + " |" for row in (head, marks, *rows)), ""]
+
+
+def _fixed(value: float | None, digits: int) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _interval(value: float, low: float, high: float, factor: float, digits: int, sign: str = "") -> str:
+    if math.isnan(value):
+        return "–"
+    form = f"{sign}.{digits}f"
+    return f"{factor * value:{form}} ({factor * low:{form}} to {factor * high:{form}})"

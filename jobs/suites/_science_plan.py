@@ -88,7 +88,7 @@ class Arm:
 
 _DAKTER = Arm("the paper: soft label of the last step", "paper", "last_step")
 _FULL = Arm(
-    "generated pairs with p(y|x), and real unlabelled images with p(y|x), half and half",
+    "generated pairs with p(y given x), and real unlabelled images with p(y given x), half and half",
     "unlabelled",
     "readout",
     "generator",
@@ -99,9 +99,9 @@ ARMS = {
     "jointnet": replace(_DAKTER, what="squared error on the label, b = 1", generator="jointnet"),
     "pseudo": replace(_DAKTER, what="the paper's images, labelled by the real teacher", generated="teacher"),
     "dakter": _DAKTER,
-    "ours-labelled": Arm("independent noise levels, p(y|x), no unlabelled image", "labelled", "readout"),
+    "ours-labelled": Arm("independent noise levels, p(y given x), no unlabelled image", "labelled", "readout"),
     "selftrain": Arm("real unlabelled images, labelled by the real teacher", real_unlabelled="teacher"),
-    "relabel": Arm("real unlabelled images with p(y|x), nothing generated", "unlabelled", None, "generator"),
+    "relabel": Arm("real unlabelled images with p(y given x), nothing generated", "unlabelled", None, "generator"),
     "ours": _FULL,
     "real-all": Arm("real, with every label that exists: the ceiling", num_labelled=None),
 }

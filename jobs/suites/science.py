@@ -1,7 +1,7 @@
 """Suite ``science``: what students gain from generated pairs and soft labels, arm by arm, in resumable cells.
 
 Each cell (a labelled subset, a generator, a student) leaves one record, ``<results>/science/<tier>/<cell>.json``; a
-cell with a record is not done again. ``--report`` merges the records that are there into ``<results>/science/<tier>.md``.
+cell with a record is not done again. ``--report true`` merges the records into ``<results>/science/<tier>.md``.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from dakter.students.train import (
     array_stream,
     fit,
     learning_rate_factor,
+    mixed_stream,
     rows_of_batch,
 )
 
@@ -108,6 +109,22 @@ def test_stream_is_a_pure_function_and_covers_the_corpus() -> None:
     assert sorted(chain.from_iterable(drawn)) == sorted(list(range(10)) * 2)
     assert again(3, 4)[0].flatten().tolist() == drawn[3]
     assert array_stream(images, images, 6)(0, 4)[0].flatten().tolist() != drawn[0]
+
+
+def test_a_mixed_stream_gives_each_source_its_share() -> None:
+    def source(value: int) -> SyntheticStream:
+        images = np.full((4, 1, 1, 1), value, np.uint8)
+        return array_stream(images, images, 0, f"source{value}")
+
+    mixed = mixed_stream([(source(1), 1.0), (source(2), 1.0)])
+    assert mixed(0, 6)[0].flatten().tolist() == [1, 1, 1, 2, 2, 2]
+    assert mixed_stream([(source(1), 3.0), (source(2), 1.0)])(0, 8)[1].flatten().tolist() == [1] * 6 + [2] * 2
+    for count in range(1, 9):
+        assert len(mixed(3, count)[0]) == count
+    with pytest.raises(ConfigError, match="above 0"):
+        mixed_stream([(source(1), 0.0)])
+    with pytest.raises(ConfigError, match="at least one"):
+        mixed_stream([])
 
 
 def test_learning_rate_rises_then_falls_to_zero() -> None:

@@ -1,0 +1,180 @@
+"""Suite ``science``: the description of arms, cells in order, resuming, the budget, and the page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dakter.data.tiles import TileCorpus
+from dakter.errors import ConfigError, ConflictError, Stopped
+from jobs import _cli
+from jobs.benchmark import JOB, BenchmarkSettings
+from jobs.suites import science
+from jobs.suites._science_cells import Workshop
+from jobs.suites._science_plan import ALL_ARMS, ARMS, GENERATORS, TIERS, cells, select
+from jobs.suites._science_settings import ScienceConfig
+
+# One seed and the arms that between them use every source of rows.
+SOME = "student-real-fpn-seed0,student-hard-fpn-seed0,student-pseudo-fpn-seed0,student-selftrain-fpn-seed0"
+OURS = f"{SOME},student-ours-fpn-seed0"
+
+
+def _settings(folder: Path, **more: Any) -> BenchmarkSettings:
+    overrides = {"suite": "science", "tier": "short", "out": str(folder / "out"), "results": str(folder / "results")}
+    return _cli.resolve(BenchmarkSettings, overrides={**overrides, **more})
+
+
+@pytest.mark.parametrize("name", TIERS)
+def test_every_cell_stands_on_earlier_cells_and_its_settings_are_sound(name: str) -> None:
+    tier, seen = TIERS[name], set()
+    for cell in cells(tier):
+        assert cell.name not in seen
+        assert set(cell.needs) <= seen
+        seen.add(cell.name)
+        if cell.generator:
+            assert tier.diffusion_of(cell.generator).mode in ("joint", "independent")
+        if cell.arm and cell.architecture:
+            assert tier.student_of(ALL_ARMS[cell.arm], *cell.architecture).synthetic_share < 1
+    students = [cell for cell in cells(tier) if cell.kind == "student"]
+    assert len(students) == len(tier.arms) * len(tier.seeds) * len(tier.architectures)
+
+
+def test_arms_use_what_their_generator_can_do() -> None:
+    for name, arm in ALL_ARMS.items():
+        knows = arm.generator is not None and GENERATORS[arm.generator].labels_images
+        assert knows or (arm.generated != "readout" and arm.real_unlabelled != "generator"), name
+    assert [name for name, arm in ARMS.items() if arm.real_unlabelled] == ["selftrain", "relabel", "ours"]
+    unlabelled = {n for n, arm in ARMS.items() if arm.generator and GENERATORS[arm.generator].unlabelled}
+    assert unlabelled == {"relabel", "ours"}
+    assert not TIERS["headline"].train_of("labelled", 0).unlabelled_share
+
+
+def test_cells_are_chosen_with_what_they_need() -> None:
+    everything = cells(TIERS["short"])
+    names = [cell.name for cell in select(everything, "student-selftrain-*-seed1")]
+    assert names == ["data-8-seed1", "student-real-fpn-seed1", "student-selftrain-fpn-seed1"]
+    with pytest.raises(ConfigError, match="fits no cell"):
+        select(everything, "student-theirs-*")
+
+
+def test_tiers_and_places_are_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="tier 'full'"):
+        science.resolved("full", ScienceConfig())
+    with pytest.raises(ConfigError, match="expected short or full"):
+        JOB.run(_settings(tmp_path, suite="encoding", tier="headline"), _cli.Stop())
+    monkeypatch.delenv("DAKTER_SOS_ROOT", raising=False)
+    with pytest.raises(ConfigError, match="DAKTER_SOS_ROOT"):
+        science.resolved("headline", ScienceConfig())
+    (tmp_path / "unlabelled").mkdir()
+    monkeypatch.setenv("DAKTER_SOS_ROOT", str(tmp_path / "dataset"))
+    data = science.resolved("headline", ScienceConfig()).data
+    assert (data.root, data.unlabelled_root) == (str(tmp_path / "dataset"), str(tmp_path / "unlabelled"))
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the cells of OURS were done."""
+    folder = tmp_path_factory.mktemp("science")
+    JOB.run(_settings(folder, **{"science.cells": OURS}), _cli.Stop())
+    return folder
+
+
+def _record(folder: Path, cell: str) -> dict[str, Any]:
+    return dict(json.loads((folder / f"results/science/short/{cell}.json").read_text()))
+
+
+def test_every_cell_leaves_a_small_record_and_is_not_done_again(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = sorted((done / "results/science/short").iterdir())
+    assert len(records) == 8
+    assert all(path.stat().st_size < 50_000 for path in records)
+    student = _record(done, "student-ours-fpn-seed0")
+    assert 0 <= student["figures"]["test"]["tables"]["simulated"]["miou"] <= 1
+    assert student["identity"]["arm"]["real_unlabelled"] == "generator"
+    generator = _record(done, "generator-unlabelled-8-seed0")["figures"]
+    assert [row[0] for row in generator["loss"]] == [2, 4, 6]
+    assert generator["segmenter"]["test"]["tables"]["pooled"]["nll"] > 0
+    assert _record(done, "generator-paper-8-seed0")["figures"]["segmenter"] is None
+    assert _record(done, "data-8-seed0")["figures"]["counts_by_sensor"]["unlabelled"]["simulated"] == 8
+    monkeypatch.setattr(Workshop, "run", lambda self, cell: pytest.fail(f"{cell.name} was done again"))
+    assert JOB.run(_settings(done, **{"science.cells": OURS}), _cli.Stop())["already_done"]
+
+
+def test_a_record_of_other_settings_is_refused(done: Path, tmp_path: Path) -> None:
+    source, target = done / "results/science/short", tmp_path / "results/science/short"
+    target.mkdir(parents=True)
+    record = json.loads((source / "data-8-seed0.json").read_text())
+    record["identity"]["data"]["val_share"] = 0.5
+    (target / "data-8-seed0.json").write_text(json.dumps(record))
+    with pytest.raises(ConflictError, match="val_share"):
+        JOB.run(_settings(tmp_path, **{"science.cells": "data-8-seed0"}), _cli.Stop())
+
+
+def test_the_page_tells_every_arm_and_what_is_open(done: Path) -> None:
+    page = Path(JOB.run(_settings(done, report=True), _cli.Stop())["page"]).read_text()
+    arms = page.split("## Arms")[1].split("##")[0].splitlines()
+    for name in ARMS:
+        (row,) = [line for line in arms if line.startswith(f"| **{name}**")]
+        assert ("| open |" in row) == (f"student-{name}-fpn-seed0" not in OURS), row
+        assert row.count("|") == 9
+    miou = 100 * _record(done, "student-real-fpn-seed0")["figures"]["test"]["tables"]["simulated"]["miou"]
+    (real,) = [line for line in arms if line.startswith("| **real** ")]
+    assert f"| {miou:.1f} (" in real
+    assert "ours − real (primary)" in page
+    assert "`student-dakter-fpn-seed0`" in page.split("## Open cells")[1]
+    drawing = (done / "results/science/short.svg").read_text()
+    assert 'xmlns="http://www.w3.org/2000/svg"' in drawing
+    assert "ours − real" in drawing
+
+
+def test_a_generator_goes_on_from_its_checkpoint_to_the_same_samples(done: Path, tmp_path: Path) -> None:
+    def after(count: int) -> Callable[[], bool]:
+        calls = iter(range(10**6))
+        return lambda: next(calls) >= count
+
+    tier = TIERS["short"]
+    Workshop(tier, tmp_path, lambda: False).corpus(8, 0)
+    with pytest.raises(Stopped):
+        Workshop(tier, tmp_path, after(3)).model("unlabelled", 8, 0)
+    (checkpoint,) = (tmp_path / "checkpoints/generator-unlabelled-8-seed0").iterdir()
+    assert 0 < int(checkpoint.name.removeprefix("step-")) < tier.train.steps
+    pairs = Workshop(tier, tmp_path, lambda: False).pairs("unlabelled", 8, 0)
+    expected = Workshop(tier, done / "out/science-short", lambda: False).pairs("unlabelled", 8, 0)
+    assert {"image", "last_step", "readout"} == set(pairs)
+    for key, values in expected.items():
+        assert np.array_equal(pairs[key], values), key
+    assert not (tmp_path / "checkpoints/generator-unlabelled-8-seed0").exists()
+
+
+def test_a_spent_budget_begins_no_cell(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = done / "results/science/short", tmp_path / "results/science/short"
+    target.mkdir(parents=True)
+    for cell in ("data-8-seed0", "student-real-fpn-seed0"):
+        record = json.loads((source / f"{cell}.json").read_text())
+        (target / f"{cell}.json").write_text(json.dumps({**record, "seconds": 600.0}))
+    monkeypatch.setattr(Workshop, "run", lambda self, cell: pytest.fail(f"{cell.name} was begun"))
+    budget = {"science.cells": "student-selftrain-fpn-seed0", "science.budget_minutes": 5.0}
+    with pytest.raises(Stopped, match="too little for student-selftrain-fpn-seed0"):
+        JOB.run(_settings(tmp_path, **budget), _cli.Stop())
+    assert Stopped.exit_status == 4
+
+
+def test_streams_of_an_arm_hold_the_labels_that_it_says(done: Path) -> None:
+    shop, architecture = Workshop(TIERS["short"], done / "out/science-short", lambda: False), ("FPN", "resnet18")
+    corpus = TileCorpus.open(str(done / "out/science-short/tiles/data-8-seed0"))
+    generated = {image.tobytes() for image in shop.pairs("unlabelled", 8, 0)["image"]}
+    unlabelled = {image.tobytes() for image in corpus.read("unlabelled").images}
+    stream = shop._stream(ARMS["ours"], architecture, 8, 0)
+    assert stream is not None
+    images, soft = stream(0, 6)
+    assert [image.tobytes() in generated for image in images] == [True] * 3 + [False] * 3
+    assert [image.tobytes() in unlabelled for image in images] == [False] * 3 + [True] * 3
+    assert (soft.astype(int).sum(axis=1) == 255).all()
+    hard = shop._stream(ARMS["hard"], architecture, 8, 0)
+    assert hard is not None
+    assert set(np.unique(hard(0, 6)[1])) == {0, 255}
+    assert shop._stream(ARMS["real"], architecture, 8, 0) is None
