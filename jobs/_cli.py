@@ -262,18 +262,21 @@ def _parser(job: Job[Any]) -> argparse.ArgumentParser:
             continue
         group = parser.add_argument_group(f"{name} (this verb alone)")
         for flag in config.flags(verb.options):
-            text = _text(flag)
-            if flag.type_name == "bool":  # ``--deep`` alone means yes
-                group.add_argument(f"--{flag.key}", nargs="?", const="true", metavar="true|false", help=text)
-            else:
-                group.add_argument(f"--{flag.key}", metavar=flag.key.upper(), help=text)
+            _add(group, flag)
     groups: dict[str, Any] = {}
     for flag in config.flags(job.settings):
         section = flag.key.rpartition(".")[0] or "general"
         if section not in groups:
             groups[section] = parser.add_argument_group(section)
-        groups[section].add_argument(f"--{flag.key}", metavar=flag.key.rpartition(".")[2].upper(), help=_text(flag))
+        _add(groups[section], flag)
     return parser
+
+
+def _add(group: Any, flag: config.Flag) -> None:
+    if flag.type_name == "bool":  # ``--deep`` alone means yes
+        group.add_argument(f"--{flag.key}", nargs="?", const="true", metavar="true|false", help=_text(flag))
+    else:
+        group.add_argument(f"--{flag.key}", metavar=flag.key.rpartition(".")[2].upper(), help=_text(flag))
 
 
 def _text(flag: config.Flag) -> str:

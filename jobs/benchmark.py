@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from dakter import storage
 from dakter.config import setting
@@ -106,6 +106,8 @@ def hardware() -> str:
 
 def plan(settings: BenchmarkSettings) -> Plan:
     """For --dry-run."""
+    if settings.suite == "science":
+        return cast(Plan, importlib.import_module("jobs.suites.science").plan(settings))
     return Plan(
         reads=[],
         computes=[f"suite {settings.suite}, tier {settings.tier}: {SUITES[settings.suite]}"],

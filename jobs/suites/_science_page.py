@@ -44,7 +44,7 @@ def write_page(name: str, tier: Tier, records: Records, folder: str) -> str:
     lines = [
         f"# Science, tier {name}",
         "",
-        f"`python jobs/benchmark.py --suite science --tier {name} --report true` from {len(done)} of {len(everything)} "
+        f"`python jobs/benchmark.py --suite science --tier {name} --report` from {len(done)} of {len(everything)} "
         f"cells. {_provenance(records)}",
         "",
     ]

@@ -1,7 +1,7 @@
 """Suite ``science``: what students gain from generated pairs and soft labels, arm by arm, in resumable cells.
 
 Each cell (a labelled subset, a generator, a student) leaves one record, ``<results>/science/<tier>/<cell>.json``; a
-cell with a record is not done again. ``--report true`` merges the records into ``<results>/science/<tier>.md``.
+cell with a record is not done again. ``--report`` merges the records into ``<results>/science/<tier>.md``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dakter import storage
 from dakter.config import differences
 from dakter.errors import ConfigError, ConflictError, Stopped
 from dakter.progress import duration
-from jobs._cli import Stop
+from jobs._cli import Plan, Stop
 from jobs.suites._science_cells import Workshop, identity
 from jobs.suites._science_page import write_page
 from jobs.suites._science_plan import TIERS, Cell, Tier, cells, select
@@ -67,6 +67,18 @@ def run(settings: Any, stop: Stop, provenance: Callable[[], dict[str, Any]]) -> 
         found = workshop.run(cell)
         records.write(cell, found, time.monotonic() - start)
     return figures
+
+
+def plan(settings: Any) -> Plan:
+    """For --dry-run: every cell asked for, done or not."""
+    tier = resolved(settings.tier, settings.science)
+    url = storage.join(settings.results, "science", settings.tier)
+    names = [cell.name for cell in select(cells(tier), settings.science.cells)]
+    return Plan(
+        reads=[] if tier.data.source == "simulate" else [str(tier.data.root), str(tier.data.unlabelled_root)],
+        computes=[f"{name}{' (done)' if storage.exists(storage.join(url, f'{name}.json')) else ''}" for name in names],
+        writes=[f"{url}/<cell>.json", f"{url}.md with report", f"working files below {settings.out}"],
+    )
 
 
 def resolved(name: str, config: ScienceConfig) -> Tier:

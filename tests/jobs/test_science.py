@@ -31,7 +31,7 @@ def _settings(folder: Path, **more: Any) -> BenchmarkSettings:
 
 @pytest.mark.parametrize("name", TIERS)
 def test_every_cell_stands_on_earlier_cells_and_its_settings_are_sound(name: str) -> None:
-    tier, seen = TIERS[name], set()
+    tier, seen = TIERS[name], set[str]()
     for cell in cells(tier):
         assert cell.name not in seen
         assert set(cell.needs) <= seen
@@ -60,6 +60,19 @@ def test_cells_are_chosen_with_what_they_need() -> None:
     assert names == ["data-8-seed1", "student-real-fpn-seed1", "student-selftrain-fpn-seed1"]
     with pytest.raises(ConfigError, match="fits no cell"):
         select(everything, "student-theirs-*")
+
+
+def test_a_dry_run_lists_the_cells_and_report_is_a_bare_flag(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--suite", "science", "--tier", "short", "--out", str(tmp_path / "out"), "--results", str(tmp_path)]
+    assert _cli.main(JOB, [*flags, "--dry-run", "--science.cells", "student-dakter-*"]) == 0
+    told = capsys.readouterr().out
+    assert "generator-paper-8-seed1" in told
+    assert "student-dakter-fpn-seed0" in told
+    assert "student-ours-" not in told
+    assert _cli.main(JOB, [*flags, "--report"]) == 0
+    assert "32: `data-8-seed0`" in (tmp_path / "science/short.md").read_text()
 
 
 def test_tiers_and_places_are_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
