@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,14 @@ import numpy as np
 import torch
 
 from dakter import storage
-from dakter.config import digest_json
+from dakter.config import differences, digest_json
 from dakter.data.build import prepare
 from dakter.data.tiles import TileCorpus
 from dakter.diffusion.balance import chosen_b
 from dakter.diffusion.fit import TrainingData, fit
 from dakter.diffusion.pipeline import JointDiffusionPipeline, open_model, save_model
 from dakter.diffusion.softlabel import SoftLabelConfig
-from dakter.errors import Stopped
+from dakter.errors import ConflictError, Stopped
 from dakter.evaluate.images import compare
 from dakter.progress import Progress
 from dakter.schema import soft_from_stored, soft_to_stored, to_model, to_stored
@@ -40,7 +40,9 @@ from jobs.suites._science_plan import (
     SoftLabel,
     Tier,
     data_name,
+    generator_cell,
     generator_name,
+    student_cell,
     student_name,
 )
 from jobs.suites._science_scores import described, scored
@@ -102,6 +104,7 @@ class Workshop:
         if not (place / "model.json").is_file():
             self._train(kind, labels, seed, str(place))
         opened = open_model(str(place))
+        _check_identity(str(place), opened.record, self._identity(generator_cell(kind, labels, seed)))
         if self.device == "cuda":
             opened.pipeline.to(self.device)
         return opened.pipeline, opened.record
@@ -142,6 +145,7 @@ class Workshop:
             device=self.device,
         )
         record = {
+            "identity": self._identity(generator_cell(kind, labels, seed)),
             "b": data.b,
             "steps": result.steps,
             "seconds": result.seconds,
@@ -156,7 +160,8 @@ class Workshop:
     def pairs(self, kind: str, labels: Labels, seed: int) -> dict[str, np.ndarray]:
         """Generated ``image`` uint8 ``(N, C, H, W)`` and stored soft labels ``last_step`` and, where the model knows
         p(y|x), ``readout`` of the same images, uint8 ``(N, K, H, W)``."""
-        place = self.folder / "generated" / f"{generator_name(kind, labels, seed)}.npz"
+        digest = self._identity(generator_cell(kind, labels, seed))["digest"]
+        place = self.folder / "generated" / f"{generator_name(kind, labels, seed)}-{digest[:12]}.npz"
         if not place.is_file():
             pipeline, _ = self.model(kind, labels, seed)
             tier, images, last = self.tier, [], []
@@ -204,7 +209,7 @@ class Workshop:
         )
         rate = statistics.median(row["samples_per_second"] for row in record["history"])
         return {
-            **{key: value for key, value in record.items() if key != "history"},
+            **{key: value for key, value in record.items() if key not in ("history", "identity")},
             "images_per_second": rate,
             "loss": [[row["step"], row["image_loss"], row["label_loss"]] for row in record["history"]],
             "soft_label_entropy_nats": {
@@ -224,7 +229,7 @@ class Workshop:
         record = read_record(self._student_place(arm_name, architecture, seed))
         assert record is not None
         return {
-            **record["record"],
+            **{key: value for key, value in record["record"].items() if key != "identity"},
             "num_parameters": record["num_parameters"],
             **scored(lambda images: predict(model, images), corpus),
         }
@@ -235,6 +240,7 @@ class Workshop:
     def student(self, arm_name: str, architecture: tuple[str, str], seed: int) -> torch.nn.Module:
         """The student at its best val score; trained where it is not there."""
         place = self._student_place(arm_name, architecture, seed)
+        own = self._identity(student_cell(self.tier, arm_name, architecture, seed))
         if read_record(place) is None:
             tier, arm = self.tier, ALL_ARMS[arm_name]
             labels = tier.labels_of(arm)
@@ -256,6 +262,7 @@ class Workshop:
                 device=self.device,
             )
             record = {
+                "identity": own,
                 "val_miou": result.best.val_miou,
                 "best_step": result.best.step,
                 "history": [[row["step"], row["loss"], row["val_miou"]] for row in result.history],
@@ -263,7 +270,9 @@ class Workshop:
                 "epochs_of_real": result.epochs,
             }
             save_student(place, result.model, settings, len(corpus.manifest.bands), num_classes, record)
-        return load_student(place).model
+        student = load_student(place)
+        _check_identity(place, student.record, own)
+        return student.model
 
     def _stream(
         self, arm: Arm, architecture: tuple[str, str], labels: Labels, seed: int
@@ -298,6 +307,9 @@ class Workshop:
     def _taught(self, images: np.ndarray, architecture: tuple[str, str], seed: int) -> np.ndarray:
         return soft_to_stored(predict(self.student("real", architecture, seed), images))
 
+    def _identity(self, cell: Cell) -> dict[str, Any]:
+        return identity(self.tier, cell)
+
     def _check_stop(self) -> None:
         if self.should_stop():
             raise Stopped("stopped as asked; finished cells and checkpoints are kept; the same command goes on")
@@ -330,6 +342,13 @@ def identity(tier: Tier, cell: Cell) -> dict[str, Any]:
         found["student"] = tier.student_of(arm, *cell.architecture).dump()
         found["students"] = tier.students.dump()
     return {**found, "digest": digest_json(found)}
+
+
+def _check_identity(place: str, record: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise ConflictError unless a working file was made with the settings of now."""
+    different = differences(wanted, record.get("identity", {}))
+    if different:
+        raise ConflictError(f"{place}: made with other settings; remove it or choose another --out: {different}")
 
 
 def _labelled(corpus: TileCorpus, split: str) -> students.LabelledArrays:

@@ -274,33 +274,40 @@ def student_name(arm: str, architecture: str, seed: int) -> str:
     return f"student-{arm}-{architecture.lower()}-seed{seed}"
 
 
+def generator_cell(kind: str, labels: Labels, seed: int) -> Cell:
+    name = generator_name(kind, labels, seed)
+    return Cell(name, "generator", seed, labels, kind, needs=(data_name(labels, seed),))
+
+
+def student_cell(tier: Tier, arm_name: str, architecture: tuple[str, str], seed: int) -> Cell:
+    arm = ALL_ARMS[arm_name]
+    labels = tier.labels_of(arm)
+    needs = [data_name(labels, seed)]
+    if arm.generator:
+        needs.append(generator_name(arm.generator, labels, seed))
+    if arm.needs_teacher:
+        needs.append(student_name("real", architecture[0], seed))
+    name = student_name(arm_name, architecture[0], seed)
+    return Cell(name, "student", seed, labels, arm.generator, arm_name, architecture, tuple(needs))
+
+
 def _count(labels: Labels) -> str:
     return "all" if labels is None else str(labels)
 
 
 def cells(tier: Tier) -> list[Cell]:
     """Every cell of a tier, each after those that it needs."""
-    found: dict[str, Cell] = {}
+    found: list[Cell] = []
     for seed in tier.seeds:
-        arms = {name: ALL_ARMS[name] for name in tier.arms}
-        for arm in arms.values():
+        arms = [ALL_ARMS[name] for name in tier.arms]
+        for arm in arms:
             labels = tier.labels_of(arm)
-            data = data_name(labels, seed)
-            found.setdefault(data, Cell(data, "data", seed, labels))
+            found.append(Cell(data_name(labels, seed), "data", seed, labels))
             if arm.generator:
-                name = generator_name(arm.generator, labels, seed)
-                found.setdefault(name, Cell(name, "generator", seed, labels, arm.generator, needs=(data,)))
+                found.append(generator_cell(arm.generator, labels, seed))
         for architecture in tier.architectures:
-            for arm_name, arm in arms.items():
-                labels = tier.labels_of(arm)
-                needs = [data_name(labels, seed)]
-                if arm.generator:
-                    needs.append(generator_name(arm.generator, labels, seed))
-                if arm.needs_teacher:
-                    needs.append(student_name("real", architecture[0], seed))
-                name = student_name(arm_name, architecture[0], seed)
-                found[name] = Cell(name, "student", seed, labels, arm.generator, arm_name, architecture, tuple(needs))
-    return list(found.values())
+            found += [student_cell(tier, arm, architecture, seed) for arm in tier.arms]
+    return list({cell.name: cell for cell in found}.values())  # a name keeps its first place
 
 
 def select(everything: Sequence[Cell], patterns: str) -> list[Cell]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,16 @@ def test_a_record_of_other_settings_is_refused(done: Path, tmp_path: Path) -> No
     (target / "data-8-seed0.json").write_text(json.dumps(record))
     with pytest.raises(ConflictError, match="val_share"):
         JOB.run(_settings(tmp_path, **{"science.cells": "data-8-seed0"}), _cli.Stop())
+
+
+def test_working_files_of_other_settings_are_refused(done: Path) -> None:
+    tier, folder = TIERS["short"], done / "out/science-short"
+    longer = replace(tier, students=tier.students.model_copy(update={"steps": 5}))
+    with pytest.raises(ConflictError, match="steps"):
+        Workshop(longer, folder, lambda: False).student("real", ("FPN", "resnet18"), 0)
+    more = replace(tier, train=tier.train.model_copy(update={"steps": 7}))
+    with pytest.raises(ConflictError, match="steps"):
+        Workshop(more, folder, lambda: False).pairs("unlabelled", 8, 0)
 
 
 def test_the_page_tells_every_arm_and_what_is_open(done: Path, tmp_path: Path) -> None:
