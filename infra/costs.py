@@ -1,7 +1,7 @@
 """What one reference run would cost on AWS: arithmetic over stated assumptions, nothing of it measured.
 
-``python infra/costs.py`` prints the table that stands in infra/README.md. The work is exact (operations counted on the
-networks of the preset ``sos-256-gpu``; a test recounts them); prices and the share of a GPU's peak that is reached are
+``python infra/costs.py`` prints the two tables of infra/README.md. The work is exact (operations counted on networks
+of the preset ``sos-256-gpu``; a test recounts them); prices and the share of a GPU's peak that is reached are
 assumptions: put in your own.
 """
 
@@ -15,6 +15,7 @@ GFLOP_STUDENT = 15.44  # one evaluation of Unet on resnet34, of middle size amon
 BACKWARD = 3  # a training step is about three evaluations: one forward, twice that backward
 TRAIN_STEPS, TRAIN_BATCH = 100_000, 64
 SAMPLES, EVALUATIONS = 26_000, 20 + 4  # solver steps, then four draws of the read-out
+PAPER_SAMPLES, PAPER_EVALUATIONS = 1_000_000, (1000, 20, 4)  # the paper's corpus: its own DDPM, and few-step samplers
 STUDENT_STEPS, STUDENT_BATCH = 20_000, 32
 STUDENTS = 2 * (24 + 3)  # two arms of 24 trials and 3 final students, as if no trial were stopped early
 
@@ -88,9 +89,26 @@ def table(samples: int = SAMPLES) -> str:
     return head + "\n".join([*rows, *tail]) + "\n"
 
 
+def samples_per_gpu_second(evaluations: int) -> float:
+    """At what pace one GPU draws samples of ``evaluations`` evaluations, losses to preemption not counted."""
+    return PEAK_TFLOPS * 1e3 * UTILISATION / (evaluations * GFLOP_GENERATOR)
+
+
+def paper_table() -> str:
+    """Generation of the paper's corpus by evaluations a sample, as a Markdown table."""
+    rows = [
+        f"| {evaluations} | {samples_per_gpu_second(evaluations):.3g} | {hours:,.1f} | {hours / 8:,.2f} "
+        f"| {hours / 64:,.2f} | {hours * GPU_NODE_H:,.0f} | {hours * GPU_NODE_H * SPOT_SHARE:,.0f} |"
+        for evaluations in PAPER_EVALUATIONS
+        for hours in [PAPER_SAMPLES / samples_per_gpu_second(evaluations) / 3600 * REDONE]
+    ]
+    head = "| evaluations | samples/s a GPU | GPU hours | hours on 8 | hours on 64 | on demand | spot |\n"
+    return head + "|---|---|---|---|---|---|---|\n" + "\n".join(rows) + "\n"
+
+
 def _row(name: str, work: str, gpu_hours: float, nodes: int, price: float) -> str:
     return f"| {name} | {work} | {gpu_hours:.1f} | {nodes} | {price:.2f} | {price * SPOT_SHARE:.2f} |"
 
 
 if __name__ == "__main__":
-    print(table(), end="")
+    print(table(), paper_table(), sep="\n", end="")

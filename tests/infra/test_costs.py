@@ -42,3 +42,10 @@ def test_the_work_is_that_of_the_preset() -> None:
 def test_the_readme_shows_what_the_script_prints() -> None:
     readme = (Path(costs.__file__).parent / "README.md").read_text()
     assert costs.table() in readme
+    assert costs.paper_table() in readme
+
+
+def test_the_paper_s_corpus_is_counted_as_the_run_is() -> None:
+    twenty_four = costs.SAMPLES / costs.samples_per_gpu_second(costs.EVALUATIONS) / 3600 * costs.REDONE
+    assert twenty_four == pytest.approx(costs.stages()[1].gpu_hours)
+    assert costs.samples_per_gpu_second(4) == pytest.approx(5 * costs.samples_per_gpu_second(20))
