@@ -27,13 +27,14 @@ SUITES = {
     "encoding": "encodings of soft labels: total variation, bytes, effect on a student",
     "chaos": "generation under kills, lost nodes and store faults: nothing lost, duplicated or altered",
     "science": "students of every arm on real images: the gain from generated pairs, with intervals",
+    "scaling": "generation by more and more actors at the pace of a GPU, and commits by many at once",
 }
 
 
 class BenchmarkSettings(JobSettings):
     """What to measure, and how long."""
 
-    suite: Literal["corpus", "million", "encoding", "chaos", "science"] = setting(
+    suite: Literal["corpus", "million", "encoding", "chaos", "science", "scaling"] = setting(
         "corpus", "; ".join(f"{name}: {text}" for name, text in SUITES.items())
     )
     tier: Literal["short", "full", "headline", "ablation", "sim", "paper"] = setting(

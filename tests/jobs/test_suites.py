@@ -13,7 +13,7 @@ from dakter.corpus.layout import CorpusConfig, Layout
 from dakter.corpus.shard import compute
 from jobs._cli import Stop
 from jobs._ray import RayConfig, session
-from jobs.suites import _knee, _reading, corpus, encoding, million
+from jobs.suites import _knee, _reading, corpus, encoding, million, scaling
 from jobs.suites._delivery import deliver, demo_model
 from jobs.suites._paced_sampler import PacedSampler, entropy_nats
 from jobs.suites._tiny_sampler import TinySampler
@@ -94,6 +94,21 @@ def test_million_at_a_thousandth(tmp_path: Path) -> None:
     assert found["resume_seconds_to_first_new_shard"] > 0
     assert found["driver_peak_rss_mb_at_share"]["100%"] > 50
     assert not (tmp_path / "million").exists()
+
+
+def test_many_committers_at_once_leave_every_shard_whole(place: str) -> None:
+    found = scaling.commit_at_once(place, scaling.Sizes((1,), 16, 16, 1, 64, 1))
+    assert (found["committers"], found["shards"]) == (64, 64)
+    assert found["all_over_one"] > 0
+
+
+def test_weak_scaling_tells_what_was_offered_and_what_came(tmp_path: Path) -> None:
+    with session(RayConfig(num_cpus=2)):
+        found = scaling.weak_scaling(tmp_path, scaling.Sizes((1, 2), 16, 16, 2, 1, 1), Stop())
+    pace = scaling.h100_samples_per_second()
+    assert [row["offered_per_second"] for row in found["curve"]] == pytest.approx([pace, 2 * pace], abs=0.1)
+    assert all(0 < row["efficiency"] < 1.05 for row in found["curve"])
+    assert found["writers_limit_per_second"] > 0
 
 
 def test_encodings_are_told_apart_at_the_entropies_stated() -> None:
