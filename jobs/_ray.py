@@ -122,24 +122,31 @@ def wait_for_resources(
     """
     deadline = time.monotonic() + timeout_s
     asked = False
-    while True:
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        fits = sum(min(int(node.get(key, 0) // amount) for key, amount in needs.items() if amount) for node in nodes)
-        if fits >= count:
-            return
-        if not asked:
-            asked = True
-            log.info("waiting for %d x %s; the cluster has %s", count, dict(needs), _totals(nodes))
-            with suppress(Exception):  # a cluster without an autoscaler refuses the hint, and waiting goes on
-                ray.autoscaler.sdk.request_resources(bundles=[dict(needs)] * count)
-        if stop():
-            raise Stopped("stopped as asked while waiting for resources; the same command resumes")
-        if time.monotonic() > deadline:
-            raise StorageError(
-                f"asked for {count} x {dict(needs)}, not there within {timeout_s:g} s; the cluster has "
-                f"{_totals(nodes)}; ask for less (ray.* settings), add nodes, or raise ray.start_timeout_s"
+    try:
+        while True:
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            fits = sum(
+                min(int(node.get(key, 0) // amount) for key, amount in needs.items() if amount) for node in nodes
             )
-        time.sleep(1.0)
+            if fits >= count:
+                return
+            if not asked:
+                asked = True
+                log.info("waiting for %d x %s; the cluster has %s", count, dict(needs), _totals(nodes))
+                with suppress(Exception):  # a cluster without an autoscaler refuses the hint, and waiting goes on
+                    ray.autoscaler.sdk.request_resources(bundles=[dict(needs)] * count)
+            if stop():
+                raise Stopped("stopped as asked while waiting for resources; the same command resumes")
+            if time.monotonic() > deadline:
+                raise StorageError(
+                    f"asked for {count} x {dict(needs)}, not there within {timeout_s:g} s; the cluster has "
+                    f"{_totals(nodes)}; ask for less (ray.* settings), add nodes, or raise ray.start_timeout_s"
+                )
+            time.sleep(1.0)
+    finally:
+        if asked:  # the hint would outlast this job and keep its nodes running; actors that wait are demand enough
+            with suppress(Exception):
+                ray.autoscaler.sdk.request_resources(bundles=[])
 
 
 def draining(ray: Any) -> dict[str, float]:

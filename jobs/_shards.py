@@ -355,6 +355,9 @@ def _dataset(ray: Any, factory: SamplerFactory, work: Work, config: RayConfig, d
         return ray.data.range(number, override_num_blocks=number).map_batches(
             ShardActor,
             batch_size=1,
+            # Every actor is asked for at once: work begins with the first that has a place, those that wait are what an
+            # autoscaler starts nodes for, and they go when no shard is left to begin. A pool between min_size and
+            # max_size (Ray 2.60) would only grow into resources that are already there.
             # Two shards in an actor's hands, one drawn, one stored, where there are enough of them: else the last ones
             # wait behind a busy actor while others idle.
             compute=ActorPoolStrategy(

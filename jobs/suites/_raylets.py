@@ -6,6 +6,7 @@ listen on loopback alone, guarded by a token.
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -15,10 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dakter.errors import StorageError
 from jobs.suites._chaos_sampler import NODE_VARIABLE
@@ -142,9 +144,62 @@ class Cluster:
             node.kill()
 
 
+def growing(folder: Path, port: int, node_types: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
+    """Options and environment of a head whose autoscaler (Ray's v2) starts nodes on this machine by itself.
+
+    They come from the provider that Ray tests its autoscaler with: real raylets with pretended resources, gone again
+    after 12 s without work.
+
+    Args:
+        folder: where the autoscaler's configuration is written.
+        port: of the head.
+        node_types: as ``available_node_types`` of a cluster file, without the head's.
+    """
+    head = "f" * 51 + "00000"
+    config: dict[str, Any] = {
+        "cluster_name": "growing",
+        "max_workers": sum(node_type["max_workers"] for node_type in node_types.values()),
+        "upscaling_speed": 100,
+        "idle_timeout_minutes": 0.2,
+        "provider": {
+            "type": "external",
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "launch_multiple": True,
+            "head_node_id": head,
+            "gcs_address": f"127.0.0.1:{port}",
+        },
+        "head_node_type": "ray.head.default",
+        "available_node_types": {
+            **node_types,
+            "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        },
+    }
+    # Ray demands these of an external provider, though nothing is set up.
+    commands = ("", "head_", "worker_")
+    config |= {f"{whose}setup_commands": [] for whose in commands} | {"initialization_commands": [], "file_mounts": {}}
+    config |= {"head_start_ray_commands": [], "worker_start_ray_commands": [], "cluster_synced_files": []}
+    config |= {"auth": {}, "docker": {}, "file_mounts_sync_continuously": False}
+    where = folder / "autoscaling.json"
+    where.write_text(json.dumps(config))
+    env = {
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        "RAY_FAKE_CLUSTER": "1",
+        "RAY_enable_autoscaler_v2": "1",
+        "RAY_CLOUD_INSTANCE_ID": head,
+        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": head,
+    }
+    return ["--autoscaling-config", str(where)], env
+
+
 @contextmanager
-def cluster(env: dict[str, str], num_nodes: int, *, num_cpus: int = 2) -> Iterator[Cluster]:
-    """A running cluster of a head and ``num_nodes`` nodes; ``env`` is what all its processes and drivers see."""
+def cluster(
+    env: dict[str, str], num_nodes: int, *, num_cpus: int = 2, node_types: Mapping[str, Any] | None = None
+) -> Iterator[Cluster]:
+    """A running cluster of a head and ``num_nodes`` nodes; ``env`` is what all its processes and drivers see.
+
+    Args:
+        node_types: what its autoscaler may start by itself, see ``growing``; None: it has none.
+    """
     # Ray's sockets must fit 107 characters: a short folder.
     folder = Path(tempfile.mkdtemp(prefix="dk", dir="/tmp"))
     port = free_port()
@@ -160,7 +215,8 @@ def cluster(env: dict[str, str], num_nodes: int, *, num_cpus: int = 2) -> Iterat
     }
     options = ["--head", "--port", str(port), "--include-dashboard", "false"]
     options += ["--ray-client-server-port", str(free_port())]
-    head = _start(folder / "head", ours, options, 0, None)
+    more, only_head = growing(folder, port, node_types) if node_types else ([], {})
+    head = _start(folder / "head", ours | only_head, options + more, 0, None)
     made = Cluster(folder, {**ours, "RAY_ADDRESS": f"127.0.0.1:{port}"}, head)
     try:
         _wait_until_up(head)
