@@ -19,7 +19,7 @@ from dakter import storage
 from dakter.corpus.commit import write_shard
 from dakter.corpus.layout import CorpusConfig, Layout
 from dakter.corpus.manifest import records, verify
-from dakter.corpus.shard import compute
+from dakter.corpus.pack import make
 from infra import costs
 from jobs import generate
 from jobs._cli import Stop, resolve
@@ -138,7 +138,7 @@ def commit_at_once(url: str, sizes: Sizes) -> dict[str, Any]:
         layout.grow(count)
 
         def commit(shard: int) -> bool:
-            return write_shard(layout, shard, compute(sampler, shard * sizes.shard, sizes.shard)).written
+            return write_shard(layout, shard, make(layout, sampler, shard)()).written
 
         begin = time.perf_counter()
         with ThreadPoolExecutor(threads) as pool:

@@ -24,11 +24,12 @@ _JOB = """
 import sys
 from fake_pairs import FakeSampler
 from jobs import generate
-from jobs._cli import Stop, resolve, setup_logging
+from jobs import _context
+from jobs._cli import Stop, resolve
 from pathlib import Path
 
 out, database = sys.argv[1:]
-setup_logging("DEBUG")
+_context.enter(_context.RunContext(stage="generate", log_level="DEBUG"))
 overrides = {"out": out, "log_level": "DEBUG", "corpus.num_samples": 16, "corpus.samples_per_shard": 8}
 settings = resolve(generate.GenerateSettings, overrides=overrides | {"ray.generate_cpus": 1})
 generate.run_with(settings, Stop(), FakeSampler)
