@@ -7,9 +7,11 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
+
+from pydantic import model_validator
 
 from dakter.config import Config, setting
 from dakter.errors import Stopped, StorageError
@@ -45,7 +47,10 @@ class RayConfig(Config):
     num_cpus: int | None = setting(
         None, "CPUs that a Ray started by the job itself offers; null: those of the machine", ge=1
     )
-    train_workers: int = setting(1, "workers of diffusion training", ge=1)
+    train_workers: int = setting(1, "workers of diffusion training; they share the rows of train.batch_size", ge=1)
+    train_workers_min: int | None = setting(
+        None, "fewest of them that training goes on with while nodes come and go; null: exactly train_workers", ge=1
+    )
     train_cpus: int = setting(2, "CPUs, and torch threads, of one of them", ge=1)
     train_gpus: float = setting(0.0, "GPUs of one of them", ge=0)
     generate_workers: int = setting(2, "sampling actors", ge=1)
@@ -55,7 +60,39 @@ class RayConfig(Config):
     trial_cpus: int = setting(1, "CPUs, and torch threads, of one of them", ge=1)
     trial_gpus: float = setting(0.0, "GPUs of one of them; a share packs several on one GPU", ge=0)
     max_failures: int = setting(3, "lost training workers that are made good from the last checkpoint", ge=0)
-    start_timeout_s: int = setting(600, "how long to wait for the resources asked for before giving up", unit="s", ge=1)
+    start_timeout_s: int = setting(
+        600,
+        "how long to wait for the resources asked for, at the start or after a loss, before giving up",
+        unit="s",
+        ge=1,
+    )
+
+    @model_validator(mode="after")
+    def _fewest_within(self) -> RayConfig:
+        if self.train_workers_min is not None and self.train_workers_min > self.train_workers:
+            raise ValueError(
+                f"train_workers_min is {self.train_workers_min}; expected at most train_workers, {self.train_workers}"
+            )
+        return self
+
+    @property
+    def train_fewest(self) -> int:
+        """Workers without which training waits."""
+        return self.train_workers_min or self.train_workers
+
+    @property
+    def train_needs(self) -> dict[str, float]:
+        """Resources of one training worker."""
+        return _needs(self.train_cpus, self.train_gpus)
+
+    @property
+    def trial_needs(self) -> dict[str, float]:
+        """Resources of one trial of the sweep, or of one final student."""
+        return _needs(self.trial_cpus, self.trial_gpus)
+
+
+def _needs(cpus: int, gpus: float) -> dict[str, float]:
+    return {"CPU": float(cpus), **({"GPU": gpus} if gpus else {})}
 
 
 @contextmanager
@@ -111,42 +148,96 @@ def session(config: RayConfig) -> Iterator[Any]:
             ray.shutdown()
 
 
+class ResourceDeadline:
+    """Ends a job that waits too long for resources: Ray itself waits for ever for a GPU that will not come.
+
+    Args:
+        needs: of one worker; ``count`` of them must fit.
+        timeout_s: how long nothing may be at work.
+        now: a clock, in seconds.
+    """
+
+    def __init__(
+        self,
+        ray: Any,
+        needs: Mapping[str, float],
+        count: int,
+        timeout_s: float,
+        now: Callable[[], float] = time.monotonic,
+    ):
+        self._ray, self._needs, self._count, self._timeout_s, self._now = ray, dict(needs), count, timeout_s, now
+        self._since, self._told = now(), False
+
+    def fits(self) -> bool:
+        """Whether the cluster, busy or not, is large enough; nodes that are about to leave do not count."""
+        return self._capacity() >= self._count
+
+    def check(self, at_work: bool) -> None:
+        """Ask often, with whether any worker shows that it has what it needs.
+
+        Raises:
+            StorageError: none for ``timeout_s``; says what was asked for and what the cluster has.
+        """
+        if at_work:
+            self._since, self._told = self._now(), False
+            return
+        waited_s = self._now() - self._since
+        if waited_s > self._timeout_s:
+            raise StorageError(
+                f"asked for {self._count} x {self._needs}, not there within {self._timeout_s:g} s; the cluster has "
+                f"{self._has()}; ask for less (ray.* settings), add nodes, or raise ray.start_timeout_s"
+            )
+        if not self._told and waited_s > min(30.0, self._timeout_s / 2):
+            self._told = True
+            log.warning("waiting for %d x %s; the cluster has %s", self._count, self._needs, self._has())
+
+    def _nodes(self) -> list[Mapping[str, float]]:
+        leaving = draining(self._ray)
+        return [node["Resources"] for node in self._ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
+
+    def _capacity(self) -> int:
+        asked = [(key, amount) for key, amount in self._needs.items() if amount]
+        return sum(min(int(node.get(key, 0) / amount + 1e-9) for key, amount in asked) for node in self._nodes())
+
+    def _has(self) -> str:
+        nodes = self._nodes()
+        totals = {key: sum(node.get(key, 0.0) for node in nodes) for key in ("CPU", "GPU")}
+        return f"{totals} on {len(nodes)} node(s), room for {self._capacity()}"
+
+
 def wait_for_resources(
-    ray: Any, needs: Mapping[str, float], count: int, *, timeout_s: float, stop: Callable[[], bool]
+    ray: Any,
+    needs: Mapping[str, float],
+    count: int,
+    *,
+    timeout_s: float,
+    stop: Callable[[], bool],
+    wish: int | None = None,
 ) -> None:
     """Wait until ``count`` times ``needs`` fits the cluster, telling an autoscaler what is wanted.
+
+    Args:
+        wish: how many an autoscaler is told of; None: ``count``.
 
     Raises:
         StorageError: not within ``timeout_s``; says what was asked for and what the cluster has.
         Stopped: a stop was asked for while waiting.
     """
-    deadline = time.monotonic() + timeout_s
-    asked = False
+    deadline = ResourceDeadline(ray, needs, count, timeout_s)
+    if deadline.fits():
+        return
+    log.info("waiting for %d x %s, which the cluster does not have yet", count, dict(needs))
+    with suppress(Exception):  # a cluster without an autoscaler refuses the hint, and waiting goes on
+        ray.autoscaler.sdk.request_resources(bundles=[dict(needs)] * (wish or count))
     try:
-        while True:
-            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            fits = sum(
-                min(int(node.get(key, 0) // amount) for key, amount in needs.items() if amount) for node in nodes
-            )
-            if fits >= count:
-                return
-            if not asked:
-                asked = True
-                log.info("waiting for %d x %s; the cluster has %s", count, dict(needs), _totals(nodes))
-                with suppress(Exception):  # a cluster without an autoscaler refuses the hint, and waiting goes on
-                    ray.autoscaler.sdk.request_resources(bundles=[dict(needs)] * count)
+        while not deadline.fits():
             if stop():
                 raise Stopped("stopped as asked while waiting for resources; the same command resumes")
-            if time.monotonic() > deadline:
-                raise StorageError(
-                    f"asked for {count} x {dict(needs)}, not there within {timeout_s:g} s; the cluster has "
-                    f"{_totals(nodes)}; ask for less (ray.* settings), add nodes, or raise ray.start_timeout_s"
-                )
+            deadline.check(at_work=False)
             time.sleep(1.0)
     finally:
-        if asked:  # the hint would outlast this job and keep its nodes running; actors that wait are demand enough
-            with suppress(Exception):
-                ray.autoscaler.sdk.request_resources(bundles=[])
+        with suppress(Exception):  # the request outlives its job: nodes would be kept, and paid, for nobody
+            ray.autoscaler.sdk.request_resources(bundles=[])
 
 
 def draining(ray: Any) -> dict[str, float]:
@@ -159,10 +250,6 @@ def draining(ray: Any) -> dict[str, float]:
     except (AttributeError, ray.exceptions.RayError):  # another release of Ray: as if it told nothing
         return {}
     return {node: at_ms / 1000 if at_ms > 0 else float("inf") for node, at_ms in told.items()}
-
-
-def _totals(nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {key: sum(node.get(key, 0.0) for node in nodes) for key in ("CPU", "GPU")}
 
 
 def environment() -> dict[str, str]:

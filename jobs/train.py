@@ -6,7 +6,6 @@ import logging
 import os
 import statistics
 import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -21,15 +20,19 @@ from dakter.diffusion.fit import TrainConfig, TrainingData, checkpoint_pipeline,
 from dakter.diffusion.network import NetworkConfig
 from dakter.diffusion.pipeline import open_model, save_model
 from dakter.diffusion.schedule import DiffusionConfig
-from dakter.errors import ConfigError, ConflictError, DakterError, DataError, IntegrityError, Stopped, StorageError
+from dakter.errors import ConfigError, ConflictError, DakterError, DataError, IntegrityError, Stopped
 from dakter.progress import Progress
 from dakter.report.grids import samples_figure
 from dakter.tracking import Tracker, TrackingConfig
 from jobs import _context, _metrics
 from jobs._cli import Job, JobSettings, Plan, Stop, main
-from jobs._ray import RayConfig, session, wait_for_resources
+from jobs._heartbeat import Heartbeat, Signals
+from jobs._ray import RayConfig, ResourceDeadline, draining, session, wait_for_resources
 
 log = logging.getLogger("dakter.jobs.train")
+
+# A change to more workers costs a start and the steps since the last checkpoint, so it is not looked for all the time.
+_RESIZE_S = 300.0
 
 
 class TrainSettings(JobSettings):
@@ -40,30 +43,6 @@ class TrainSettings(JobSettings):
     train: TrainConfig = TrainConfig()
     tracking: TrackingConfig = TrackingConfig()
     ray: RayConfig = RayConfig()
-
-
-class Signals:
-    """A Ray actor that carries the driver's wish to stop to the workers, and their start and errors to the driver."""
-
-    def __init__(self) -> None:
-        self.stop, self.started = False, False
-        self.error: DakterError | None = None
-
-    def request_stop(self) -> None:
-        self.stop = True
-
-    def poll(self) -> bool:
-        self.started = True
-        return self.stop
-
-    def has_started(self) -> bool:
-        return self.started
-
-    def fail(self, error: DakterError) -> None:
-        self.error = error
-
-    def failure(self) -> DakterError | None:
-        return self.error
 
 
 class Book:
@@ -128,19 +107,18 @@ def train_loop(parameters: dict[str, Any]) -> None:
     device = str(ray.train.torch.get_device())
     book = Book(settings, tiles, parameters["run_id"]) if rank == 0 else None
     progress: Progress | None = None
-    previous: tuple[float, bool] = (0.0, False)
-
-    def should_stop() -> bool:
-        nonlocal previous
-        now = time.monotonic()
-        if now - previous[0] > 2.0:  # a remote call a step would cost more than the step of a small network
-            previous = (now, bool(ray.get(parameters["signals"].poll.remote())))
-        return previous[1]
+    signals = parameters["signals"]
+    heartbeat = Heartbeat(signals, ray.get_runtime_context().get_node_id())  # also says that the worker has started
 
     def on_checkpoint(folder: Path, metrics: dict[str, float]) -> None:
         if book:
             book.samples(folder, int(metrics["step"]), device)
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(str(folder)))
+        if heartbeat.step < settings.train.steps:
+            heartbeat.linger()
+
+    def on_step(step: int) -> None:
+        heartbeat.step = step
 
     def on_log(step: int, metrics: dict[str, float]) -> None:
         if rank:
@@ -155,6 +133,8 @@ def train_loop(parameters: dict[str, Any]) -> None:
         nonlocal progress
         done = int(storage.read_json(str(resume / "state.json"))["step"]) if resume else 0
         progress = Progress(log, "train", settings.train.steps, "steps", done=done)
+        if rank == 0:
+            ray.get(signals.begin.remote(done))
         data = training_data(tiles, settings.diffusion)
         result = fit(
             settings.network,
@@ -164,10 +144,13 @@ def train_loop(parameters: dict[str, Any]) -> None:
             resume=resume,
             on_checkpoint=on_checkpoint,
             on_log=on_log,
-            should_stop=should_stop,
+            should_stop=heartbeat.should_stop,
+            should_checkpoint=heartbeat.should_checkpoint,
+            on_step=on_step,
             device=device,
         )
         if rank == 0:
+            account = ray.get(signals.account.remote())
             record = {
                 "identity": identity(settings, tiles.manifest.digest),
                 "tiles_digest": tiles.manifest.digest,
@@ -180,6 +163,8 @@ def train_loop(parameters: dict[str, Any]) -> None:
                 "num_labelled": len(data.images),
                 "num_unlabelled": 0 if data.unlabelled is None else len(data.unlabelled),
                 "workers": ray.train.get_context().get_world_size(),
+                "num_restarts": account.num_restarts,
+                "steps_redone": account.steps_redone,
                 "device": device,
                 "history": result.history,
             }
@@ -187,7 +172,6 @@ def train_loop(parameters: dict[str, Any]) -> None:
         if book:
             book.run.end()
 
-    should_stop()  # tells the driver that the worker has its resources
     checkpoint = ray.train.get_checkpoint()
     try:
         if checkpoint is None:
@@ -201,7 +185,7 @@ def train_loop(parameters: dict[str, Any]) -> None:
         if book:
             book.run.end("KILLED")
     except (ConfigError, DataError, ConflictError, IntegrityError) as error:
-        ray.get(parameters["signals"].fail.remote(error))  # trying again would not help, so Ray is not told
+        ray.get(signals.fail.remote(error))  # trying again would not help, so Ray is not told
 
 
 def _fit_in_thread(trainer: Any) -> tuple[threading.Thread, list[BaseException]]:
@@ -235,6 +219,8 @@ def _figures(settings: TrainSettings, record: Mapping[str, Any], digest: str) ->
         "model_digest": digest,
         "b": record["b"],
         "num_steps": record["steps"],
+        "num_restarts": record.get("num_restarts", 0),
+        "steps_redone": record.get("steps_redone", 0),
         "num_labelled": record["num_labelled"],
         "num_unlabelled": record["num_unlabelled"],
         "train_seconds": record["seconds"],
@@ -257,6 +243,11 @@ def run(settings: TrainSettings, stop: Stop) -> dict[str, Any]:
                 "it. Different: " + "; ".join(different)
             )
         return {**_figures(settings, opened.record, opened.digest), "already_done": True}
+    if settings.train.batch_size < settings.ray.train_workers:
+        raise ConfigError(
+            f"train.batch_size is {settings.train.batch_size}; expected a row for each of ray.train_workers, "
+            f"{settings.ray.train_workers}"
+        )
     storage.check_writable(model)
     tracker = Tracker.open(settings.tracking, settings.out)  # makes a fresh database once, before any worker needs it
     tracking = settings.tracking.model_copy(update={"uri": tracker.uri})
@@ -270,13 +261,13 @@ def run(settings: TrainSettings, stop: Stop) -> dict[str, Any]:
 
 def _train(settings: TrainSettings, stop: Stop, ray: Any, run_id: str) -> None:
     import ray.train.torch as ray_torch
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray import train as ray_train
+    from ray.train import CheckpointConfig, RunConfig
 
     setup = settings.ray
-    needs: dict[str, float] = {"CPU": setup.train_cpus}
-    if setup.train_gpus:
-        needs["GPU"] = setup.train_gpus
-    wait_for_resources(ray, needs, setup.train_workers, timeout_s=setup.start_timeout_s, stop=stop)
+    needs, fewest = setup.train_needs, setup.train_fewest
+    timeout_s = setup.start_timeout_s
+    wait_for_resources(ray, needs, fewest, timeout_s=timeout_s, stop=stop, wish=setup.train_workers)
     work = settings.place("model").rstrip("/") + ".checkpoints"
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=True
@@ -292,29 +283,29 @@ def _train(settings: TrainSettings, stop: Stop, ray: Any, run_id: str) -> None:
             "run_id": f"train-{run_id}",
             "context": _context.current(),
         },
-        scaling_config=ScalingConfig(
-            num_workers=setup.train_workers, use_gpu=setup.train_gpus > 0, resources_per_worker=needs
+        scaling_config=cast(Any, ray_train).ScalingConfig(  # ray.train is typed as its first version
+            num_workers=setup.train_workers if fewest == setup.train_workers else (fewest, setup.train_workers),
+            use_gpu=setup.train_gpus > 0,
+            resources_per_worker=needs,
+            elastic_resize_monitor_interval_s=_RESIZE_S,
         ),
         torch_config=ray_torch.TorchConfig(backend="nccl" if setup.train_gpus else "gloo", timeout_s=120),
         run_config=RunConfig(
             name=f"train-{run_id}",  # the same settings and data find their checkpoints again
             storage_path=work if storage.is_remote(work) else os.path.abspath(storage.local_path(work)),
-            failure_config=FailureConfig(max_failures=settings.ray.max_failures),
+            failure_config=cast(Any, ray_train).FailureConfig(
+                max_failures=setup.max_failures, max_preemption_failures=-1
+            ),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
     )
     thread, failures = _fit_in_thread(trainer)
-    start, started = time.monotonic(), False
+    deadline, beats = ResourceDeadline(ray, needs, fewest, timeout_s), 0
     while thread.is_alive():
         thread.join(0.5)
-        if stop():  # every time: an actor that was restarted has forgotten it
-            ray.get(signals.request_stop.remote())
-        started = started or ray.get(signals.has_started.remote())
-        if not started and time.monotonic() - start > setup.start_timeout_s:  # Ray itself would wait for ever
-            raise StorageError(
-                f"no training worker started within {setup.start_timeout_s} s; asked for {setup.train_workers} x "
-                f"{needs}, the cluster has {ray.cluster_resources()}; ask for less or raise ray.start_timeout_s"
-            )
+        # Every time: an actor that was restarted has forgotten it.
+        before, beats = beats, ray.get(signals.tell.remote(stop(), draining(ray)))
+        deadline.check(at_work=beats != before)  # Ray itself would wait for ever
     if failures:
         raise _cause(failures[0])
     error = ray.get(signals.failure.remote())
@@ -326,13 +317,17 @@ def _train(settings: TrainSettings, stop: Stop, ray: Any, run_id: str) -> None:
     storage.remove_folder(work)
 
 
+def _workers(setup: RayConfig) -> str:
+    return f"{setup.train_fewest} to {setup.train_workers}" if setup.train_workers_min else str(setup.train_workers)
+
+
 def plan(settings: TrainSettings) -> Plan:
     """For --dry-run."""
     train, setup = settings.train, settings.ray
     return Plan(
         reads=[f"tile corpus {settings.place('tiles')} (train and unlabelled alone)"],
         computes=[
-            f"{train.steps} steps of {train.batch_size} on {setup.train_workers} worker(s), each with "
+            f"{train.steps} steps of {train.batch_size} on {_workers(setup)} worker(s), each with "
             f"{setup.train_cpus} CPU(s) and {setup.train_gpus:g} GPU(s)"
         ],
         writes=[

@@ -42,9 +42,6 @@ from dakter.schema import ClassTable
 
 __all__ = ["FitResult", "TrainConfig", "TrainingData", "checkpoint_pipeline", "fit"]
 
-# Asking all ranks whether one of them is to stop costs a round of messages; one process asks itself every step.
-_STOP_EVERY = 10
-
 
 class TrainConfig(Config):
     """How the joint model is fitted. AdamW; a warm-up to ``learning_rate``, then a cosine down to 0 at ``steps``."""
@@ -94,6 +91,8 @@ def fit(
     on_checkpoint: Callable[[Path, dict[str, float]], None],
     on_log: Callable[[int, dict[str, float]], None],
     should_stop: Callable[[], bool],
+    should_checkpoint: Callable[[], bool] = lambda: False,
+    on_step: Callable[[int], None] = lambda step: None,
     device: str = "cpu",
 ) -> FitResult:
     """Train, or go on from the checkpoint folder ``resume``.
@@ -101,13 +100,19 @@ def fit(
     Batches are drawn without replacement, permutation after permutation of the images, and every row's place, turn,
     levels and noise are functions of (seed, step, row). With a process group initialised each rank takes every
     world-th row of the same global batch, so that the batch does not depend on the number of workers (with dropout
-    its masks do). A resumed run equals an uninterrupted one to the bit with the same number of workers and threads.
+    its masks do). The loss is a sum over rows, divided by the whole batch's counts, so ranks need not have equally
+    many: any number of workers up to the batch size gives the same weights but for rounding, also when it changes from
+    one resumption to the next. A resumed run equals an uninterrupted one to the bit with the same number of workers
+    and threads.
 
     Args:
         on_checkpoint: called on every rank equally often with a folder that is deleted afterwards (full on rank 0,
-            empty on the others) and the latest losses; at ``checkpoint_every``, at the end and before stopping.
+            empty on the others) and the latest losses; at ``checkpoint_every``, at the end, before stopping and
+            when asked for.
         on_log: called on rank 0 with (steps done, record).
-        should_stop: asked after every step, every tenth with several ranks.
+        should_stop: asked on every rank after every step; one yes is enough.
+        should_checkpoint: the same for a checkpoint out of turn.
+        on_step: told on every rank how many steps are done, after each.
 
     Raises:
         Stopped: after a checkpoint, if any rank was asked to stop.
@@ -123,8 +128,9 @@ def fit(
         record = trainer.log_if_due()
         if record is not None and trainer.rank == 0:
             on_log(trainer.step, record)
-        stop = trainer.agree_to_stop(should_stop)
-        if stop or trainer.step % train.checkpoint_every == 0 or trainer.step == train.steps:
+        on_step(trainer.step)
+        stop, checkpoint = trainer.any_rank(should_stop(), should_checkpoint())
+        if stop or checkpoint or trainer.step % train.checkpoint_every == 0 or trainer.step == train.steps:
             trainer.settle()
             with tempfile.TemporaryDirectory() as folder:
                 if trainer.rank == 0:
@@ -175,8 +181,10 @@ class _Trainer:
     ):
         several = dist.is_available() and dist.is_initialized()
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
-        if train.batch_size % self.world:
-            raise ConfigError(f"train.batch_size is {train.batch_size}; expected a multiple of {self.world} workers")
+        if train.batch_size < self.world:
+            raise ConfigError(
+                f"train.batch_size is {train.batch_size}; expected a row for each of {self.world} workers"
+            )
         self.network_config, self.diffusion, self.train, self.data, self.device = (
             network,
             diffusion,
@@ -347,15 +355,16 @@ class _Trainer:
             on_label_B=batch.on_label_B,
         )
 
-    def agree_to_stop(self, should_stop: Callable[[], bool]) -> bool:
-        """Whether any rank was asked to stop; the same answer on all of them."""
+    def any_rank(self, *flags: bool) -> list[bool]:
+        """Each flag or-ed over the ranks; the same answer on all of them.
+
+        A round of a few bytes after every step: the exchange of gradients before it has synchronised the ranks already.
+        """
         if self.world == 1:
-            return should_stop()
-        if self.step % _STOP_EVERY:
-            return False
-        flag = torch.tensor([float(should_stop())], device=self.device)
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-        return bool(flag.item())
+            return list(flags)
+        told = torch.tensor([float(flag) for flag in flags], device=self.device)
+        dist.all_reduce(told, op=dist.ReduceOp.MAX)
+        return [bool(value) for value in told.tolist()]
 
     def log_if_due(self) -> dict[str, float] | None:
         """The record of the window that just ended; every rank must ask, for its losses are summed over them."""

@@ -117,14 +117,14 @@ def _train_rank(rank: int, world: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     calls: list[int] = []
-    train = TRAIN.model_copy(update={"steps": 4, "batch_size": 6})
+    train = TRAIN.model_copy(update={"steps": 4, "batch_size": 5})
     result = run_fit(train, on_checkpoint=lambda path, metrics: calls.append(len(list(path.iterdir()))))
     losses = torch.tensor(_losses(result), dtype=torch.float64)
     save_file({**_weights(result), "losses": losses, "calls": torch.tensor(calls)}, f"{folder}/{rank}.safetensors")
     dist.destroy_process_group()
 
 
-def test_two_workers_train_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_workers_train_as_one_though_their_rows_are_uneven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -137,7 +137,7 @@ def test_two_workers_train_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     finally:
         second_rank.kill()
     first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
-    alone = run_fit(TRAIN.model_copy(update={"steps": 4, "batch_size": 6}))
+    alone = run_fit(TRAIN.model_copy(update={"steps": 4, "batch_size": 5}))
     assert (first.pop("calls").tolist(), second.pop("calls").tolist()) == ([4, 4], [0, 0])
     assert torch.allclose(first.pop("losses"), torch.tensor(_losses(alone), dtype=torch.float64), rtol=1e-4)
     second.pop("losses")
@@ -146,12 +146,26 @@ def test_two_workers_train_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert torch.allclose(first[name], value, rtol=1e-3, atol=2e-4), name
 
 
-def test_the_batch_must_divide_by_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_worker_needs_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "get_rank", lambda: 0)
-    monkeypatch.setattr(dist, "get_world_size", lambda: 3)
-    with pytest.raises(ConfigError, match="multiple of 3 workers"):
+    monkeypatch.setattr(dist, "get_world_size", lambda: 5)
+    with pytest.raises(ConfigError, match="row for each of 5 workers"):
         run_fit(TRAIN, network=TINY)
+
+
+def test_a_checkpoint_out_of_turn_changes_nothing_and_is_gone_on_from(tmp_path: Path) -> None:
+    kept: list[dict[str, bytes]] = []
+    steps: list[int] = []
+    run_fit(
+        TRAIN,
+        on_checkpoint=kept_checkpoints(kept),
+        should_checkpoint=lambda: steps[-1] == 2,
+        on_step=steps.append,
+    )
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert len(kept) == 3  # after step 2 as asked, after 3 and at the end
+    assert _losses(run_fit(TRAIN, resume=unpack(kept[0], tmp_path / "at-2"))) == _losses(run_fit(TRAIN))
 
 
 # (steps done, image loss, label loss) and the sum of all absolute weights, one thread, fp32

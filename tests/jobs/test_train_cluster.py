@@ -1,0 +1,137 @@
+"""Training over several raylets, each a node with a disk and HOME of its own: the weights of one process, whatever is lost."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dakter import storage
+from dakter.data.tiles import TileCorpus
+from dakter.diffusion.fit import fit
+from dakter.diffusion.pipeline import open_model
+from jobs import _cli, train
+from jobs.suites._raylets import Cluster, Node, cluster
+
+pytestmark = pytest.mark.timeout(400)
+STEPS, EVERY = 30, 10
+# Large enough that a step of one worker takes a noticeable time, small enough for two cores.
+FLAGS = {"train.steps": STEPS, "train.checkpoint_every": EVERY, "train.precision": "fp32", "train.batch_size": 10}
+# fp32 sums in another order, 30 steps of AdamW: the largest difference of a weight. Weights move by up to 1e-2.
+TOLERANCE = 2e-4
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_tiles: str) -> dict[str, torch.Tensor]:
+    """Weights after the same batches in one process, without Ray."""
+    settings = _cli.resolve(train.TrainSettings, preset="tiny", overrides={"out": "unused", **FLAGS})
+    result = fit(
+        settings.network,
+        settings.diffusion,
+        settings.train,
+        train.training_data(TileCorpus.open(tiny_tiles), settings.diffusion),
+        resume=None,
+        on_checkpoint=lambda folder, metrics: None,
+        on_log=lambda step, record: None,
+        should_stop=lambda: False,
+    )
+    return dict(result.pipeline.unet.state_dict())
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Cluster]:
+    """Four nodes of one CPU: every worker has a node to itself."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
+    with cluster(env, 4, num_cpus=1) as made:
+        yield made
+
+
+def start(made: Cluster, tiles: str, out: Path, **ray: Any) -> subprocess.Popen:
+    """``python jobs/train.py``, joined to the cluster."""
+    flags = {"out": out, "paths.tiles": tiles, "tracking.uri": f"sqlite:///{out}/mlflow.db", "ray.train_cpus": 1}
+    flags |= FLAGS | {f"ray.{key}": value for key, value in ray.items()}
+    out.mkdir()
+    command = [sys.executable, "jobs/train.py", "--preset", "tiny"]
+    command += [word for key, value in flags.items() for word in (f"--{key}", str(value))]
+    with open(out / "log", "wb") as log:
+        return subprocess.Popen(command, cwd=Path(__file__).parents[2], env=made.env, stdout=log, stderr=log)
+
+
+def wait_for(job: subprocess.Popen, out: Path, ready: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + 180
+    while not (found := ready()):
+        assert job.poll() is None and time.monotonic() < deadline, (out / "log").read_text()[-3000:]
+        time.sleep(0.05)
+    return found
+
+
+def checkpoints(out: Path) -> list[Path]:
+    return list(out.glob("model.checkpoints/*/checkpoint*/state.json"))
+
+
+def a_worker(made: Cluster) -> Node | None:
+    """A node with a training worker."""
+    found = [
+        node
+        for node in made.nodes.values()
+        if any(command.startswith("ray::RayTrainWorker") for command in node.pids().values())
+    ]
+    return found[-1] if found else None
+
+
+def ended(job: subprocess.Popen, out: Path, alone: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """The model's record, once the job is done and its weights are those of one process."""
+    assert job.wait(240) == 0, (out / "log").read_text()[-4000:]
+    opened = open_model(str(out / "model"))
+    weights = storage_weights(out)
+    assert weights.keys() == alone.keys()
+    worst = max(float((weights[name] - alone[name]).abs().max()) for name in alone)
+    assert worst < TOLERANCE
+    assert opened.record["steps"] == STEPS
+    return dict(opened.record)
+
+
+def storage_weights(out: Path) -> dict[str, torch.Tensor]:
+    from dakter.diffusion.pipeline import load_model
+
+    return dict(load_model(str(out / "model")).unet.state_dict())
+
+
+def test_a_node_lost_without_notice_costs_no_more_than_the_steps_since_the_last_checkpoint(
+    nodes: Cluster, tiny_tiles: str, tmp_path: Path, alone: dict[str, torch.Tensor]
+) -> None:
+    out = tmp_path / "run"
+    job = start(nodes, tiny_tiles, out, train_workers=4, train_workers_min=2)
+    wait_for(job, out, lambda: checkpoints(out))
+    node = a_worker(nodes)
+    assert node is not None
+    nodes.lose(node)
+    record = ended(job, out, alone)
+    assert record["num_restarts"] >= 1
+    assert record["workers"] == 3, "it goes on with those that are left, rows shared unevenly"
+    assert record["steps_redone"] <= EVERY
+    nodes.add(num_cpus=1)
+
+
+def test_a_node_that_is_told_to_leave_costs_no_step(
+    nodes: Cluster, tiny_tiles: str, tmp_path: Path, alone: dict[str, torch.Tensor]
+) -> None:
+    out = tmp_path / "run"
+    job = start(nodes, tiny_tiles, out, train_workers=2, **{})
+    wait_for(job, out, lambda: "train 10/" in (out / "log").read_text() or checkpoints(out))
+    node = a_worker(nodes)
+    assert node is not None
+    assert nodes.drain(node, 10).wait(60) == 0
+    wait_for(job, out, lambda: "this node leaves" in (out / "log").read_text())
+    time.sleep(10)
+    nodes.lose(node)
+    record = ended(job, out, alone)
+    assert record["num_restarts"] == 1
+    assert record["steps_redone"] == 0
