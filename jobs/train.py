@@ -262,7 +262,8 @@ def run(settings: TrainSettings, stop: Stop) -> dict[str, Any]:
 def _train(settings: TrainSettings, stop: Stop, ray: Any, run_id: str) -> None:
     import ray.train.torch as ray_torch
     from ray import train as ray_train
-    from ray.train import CheckpointConfig, RunConfig
+
+    api = cast(Any, ray_train)  # it is typed as its first version
 
     setup = settings.ray
     needs, fewest = setup.train_needs, setup.train_fewest
@@ -283,20 +284,18 @@ def _train(settings: TrainSettings, stop: Stop, ray: Any, run_id: str) -> None:
             "run_id": f"train-{run_id}",
             "context": _context.current(),
         },
-        scaling_config=cast(Any, ray_train).ScalingConfig(  # ray.train is typed as its first version
+        scaling_config=api.ScalingConfig(
             num_workers=setup.train_workers if fewest == setup.train_workers else (fewest, setup.train_workers),
             use_gpu=setup.train_gpus > 0,
             resources_per_worker=needs,
             elastic_resize_monitor_interval_s=_RESIZE_S,
         ),
         torch_config=ray_torch.TorchConfig(backend="nccl" if setup.train_gpus else "gloo", timeout_s=120),
-        run_config=RunConfig(
+        run_config=api.RunConfig(
             name=f"train-{run_id}",  # the same settings and data find their checkpoints again
             storage_path=work if storage.is_remote(work) else os.path.abspath(storage.local_path(work)),
-            failure_config=cast(Any, ray_train).FailureConfig(
-                max_failures=setup.max_failures, max_preemption_failures=-1
-            ),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            failure_config=api.FailureConfig(max_failures=setup.max_failures, max_preemption_failures=-1),
+            checkpoint_config=api.CheckpointConfig(num_to_keep=2),
         ),
     )
     thread, failures = _fit_in_thread(trainer)
