@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -40,7 +40,7 @@ from dakter.students.train import (
 )
 from jobs._cli import Stop
 from jobs._context import RunContext, enter
-from jobs._ray import RayConfig
+from jobs._ray import RayConfig, ResourceDeadline
 
 log = logging.getLogger("dakter.jobs.distill")
 METRIC = "best_val_miou"
@@ -181,6 +181,7 @@ class Watch(tune.Callback):
         LIVE.ended(trial.trial_id, False)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        LIVE.at_work(any(trial.status == "RUNNING" for trial in trials))
         if not LIVE.stop():
             return
         if callable(signal.getsignal(signal.SIGUSR1)):
@@ -197,6 +198,7 @@ class Live:
     started: Callable[[str, dict[str, Any]], None] = lambda trial_id, params: None
     result: Callable[[str, dict[str, Any]], None] = lambda trial_id, result: None
     ended: Callable[[str, bool], None] = lambda trial_id, good: None
+    at_work: Callable[[bool], None] = lambda any_trial: None  # may raise, which ends the search
 
 
 LIVE = Live()
@@ -214,10 +216,12 @@ def run_trials(work: Work, ray_config: RayConfig, live: Live) -> list[dict[str, 
 
     Raises:
         Stopped: asked to stop; the state of the search is kept.
+        StorageError: no trial could run for ``ray.start_timeout_s``.
         DakterError: a trial failed for good.
     """
     global LIVE
-    LIVE = live
+    deadline = ResourceDeadline(ray, ray_config.trial_needs, 1, ray_config.start_timeout_s)
+    LIVE = replace(live, at_work=deadline.check)
     # SIGINT stays with the job; of Tune's result files the JSON ones, from which it restores, are enough.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
@@ -353,7 +357,9 @@ def run_finals(finals: list[Final], ray_config: RayConfig, stop: Stop, done: Cal
 
     Raises:
         Stopped: asked to stop; finished students are kept.
+        StorageError: the cluster has had no room for one of them for ``ray.start_timeout_s``.
     """
+    deadline = ResourceDeadline(ray, ray_config.trial_needs, 1, ray_config.start_timeout_s)
     waiting: list[Final] = []
     for final in finals:
         standing = store.read_record(final.url)
@@ -373,6 +379,7 @@ def run_finals(finals: list[Final], ray_config: RayConfig, stop: Stop, done: Cal
     try:
         while waiting or running:
             stop.check("finished students are kept")
+            deadline.check(at_work=deadline.fits())
             while waiting and len(running) < ray_config.trial_workers:
                 final = waiting.pop(0)
                 running[remote.remote(final)] = final

@@ -28,7 +28,7 @@ from dakter.students.train import LabelledArrays, StudentsConfig
 from dakter.tracking import TrackedRun, Tracker, TrackingConfig
 from jobs._cli import Job, JobSettings, Plan, Stop, main
 from jobs._context import current
-from jobs._ray import RayConfig, session
+from jobs._ray import RayConfig, session, wait_for_resources
 
 log = logging.getLogger("dakter.jobs.distill")
 
@@ -84,6 +84,8 @@ def run(settings: DistillSettings, stop: Stop) -> Mapping[str, Any]:
     parent.params({"students": settings.students.dump(), "sweep": settings.sweep.dump()})
     with _ended(parent), session(settings.ray) as ray:
         stop.install()
+        needs, timeout_s = settings.ray.trial_needs, settings.ray.start_timeout_s
+        wait_for_resources(ray, needs, 1, timeout_s=timeout_s, stop=stop, wish=settings.ray.trial_workers)
         from jobs._book import Book
         from jobs._sweep import Final, SweepData, Work, run_finals
 

@@ -12,7 +12,9 @@ from dakter.schema import OSD, SOS
 from dakter.students.search import rungs, startup_trials
 from jobs import _cli, pipeline
 
+# Those for 8 and 64 GPUs share the networks of the one for 1.
 GPU = [name for name in _cli.presets() if name.endswith("-gpu")]
+SIZES = {"sos-256-gpu": 1, "sos-256-gpu-8": 8, "sos-256-gpu-64": 64}
 
 
 @pytest.mark.parametrize("name", _cli.presets())
@@ -32,6 +34,18 @@ def test_the_search_of_every_preset_is_one(name: str) -> None:
 
 def test_there_are_gpu_presets() -> None:
     assert {"osd-256-gpu", "sos-256-gpu"} <= set(GPU)
+
+
+@pytest.mark.parametrize(("name", "gpus"), SIZES.items())
+def test_a_preset_fits_its_gpus_and_keeps_the_model(name: str, gpus: int) -> None:
+    settings, one = (_cli.resolve(pipeline.PipelineSettings, preset=preset) for preset in (name, "sos-256-gpu"))
+    ray = settings.ray
+    assert ray.generate_workers * ray.generate_gpus == gpus, "generation uses them all"
+    assert ray.train_workers * ray.train_gpus <= gpus
+    assert ray.trial_workers * ray.trial_gpus <= gpus
+    assert ray.train_workers <= settings.train.batch_size
+    assert (settings.network, settings.students, settings.sweep) == (one.network, one.students, one.sweep)
+    assert settings.train.steps * settings.train.batch_size == one.train.steps * one.train.batch_size
 
 
 @pytest.mark.parametrize("name", GPU)
