@@ -47,6 +47,9 @@ class RayConfig(Config):
     num_cpus: int | None = setting(
         None, "CPUs that a Ray started by the job itself offers; null: those of the machine", ge=1
     )
+    num_gpus: int | None = setting(
+        None, "GPUs that a Ray started by the job itself offers; null: those of the machine", ge=0
+    )
     train_workers: int = setting(1, "workers of diffusion training; they share the rows of train.batch_size", ge=1)
     train_workers_min: int | None = setting(
         None, "fewest of them that training goes on with while nodes come and go; null: exactly train_workers", ge=1
@@ -132,6 +135,7 @@ def session(config: RayConfig) -> Iterator[Any]:
             _node_ip_address="127.0.0.1",
             include_dashboard=True,
             num_cpus=cpus + 2,
+            num_gpus=config.num_gpus,
             log_to_driver=True,
             configure_logging=False,
         )

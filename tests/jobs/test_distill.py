@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from dakter.data.build import prepare
 from dakter.data.simulate import SceneConfig
 from dakter.data.source import DataConfig
 from dakter.data.tiles import Split, TileCorpus, TilesConfig
-from dakter.errors import ConfigError, ConflictError, Stopped
+from dakter.errors import ConfigError, ConflictError, Stopped, StorageError
 from dakter.schema import OSD
 from dakter.students.store import load_student
+from dakter.students.train import LabelledArrays
 from jobs._cli import Stop, execute, resolve
+from jobs._ray import session
 from jobs.distill import JOB, DistillSettings
 
 pytestmark = pytest.mark.timeout(600)
@@ -172,3 +175,53 @@ def test_a_large_corpus_streams_the_same_samples_for_the_same_step(sources: Mapp
         assert (soft.sum(1, dtype=int) == 255).all()
     for step in (5, 6, 0):
         assert all(np.array_equal(one, two) for one, two in zip(again(step, 3), drawn[step], strict=True))
+
+
+@dataclass
+class Seen:
+    """What a search told: trials at work at the same time, and who stepped back to an earlier step."""
+
+    at_work: set[str] = field(default_factory=set)
+    most: int = 0
+    steps: dict[str, list[int]] = field(default_factory=dict)
+
+    def started(self, trial_id: str, params: dict[str, Any]) -> None:
+        self.at_work.add(trial_id)
+        self.most = max(self.most, len(self.at_work))
+
+    def result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self.steps.setdefault(trial_id, []).append(int(result["step"]))
+
+    def ended(self, trial_id: str, good: bool) -> None:
+        self.at_work.discard(trial_id)
+
+    def live(self) -> Any:
+        from jobs._sweep import Live
+
+        return Live(started=self.started, result=self.result, ended=self.ended)
+
+
+def _work(ray: Any, sources: Mapping[str, str], settings: DistillSettings, folder: Path) -> Any:
+    from jobs._sweep import SweepData, Work
+
+    tiles = TileCorpus.open(sources["tiles"])
+    train, val = (LabelledArrays(split.images, split.labels) for split in (tiles.read("train"), tiles.read("val")))
+    data = SweepData(train, val, 5, None, sources["corpus"])
+    return Work(ray.put(data), settings.students, settings.sweep, "real", str(folder), 1, False)
+
+
+def test_shares_of_a_gpu_pack_several_trials_and_what_never_fits_is_told(
+    sources: Mapping[str, str], tmp_path: Path
+) -> None:
+    from jobs._sweep import run_trials
+
+    shares = {"ray.num_gpus": 1, "ray.trial_gpus": 0.5, "ray.trial_workers": 4, "ray.num_cpus": 4}
+    settings = _settings(sources, tmp_path, **shares, **{"sweep.reduction_factor": 8.0})
+    with session(settings.ray) as ray:  # one pretended GPU: the students themselves stay on the CPU
+        seen = Seen()
+        records = run_trials(_work(ray, sources, settings, tmp_path / "a"), settings.ray, seen.live())
+        assert len(records) == 4
+        assert seen.most == 2, "two halves of the one GPU, though four trials may run at a time"
+        greedy = settings.ray.model_copy(update={"trial_gpus": 2.0, "start_timeout_s": 2})
+        with pytest.raises(StorageError, match=r"asked for 1 x .*'GPU': 2\.0.*the cluster has .*'GPU': 1\.0"):
+            run_trials(_work(ray, sources, settings, tmp_path / "b"), greedy, Seen().live())
