@@ -111,9 +111,9 @@ def train_loop(parameters: dict[str, Any]) -> None:
     heartbeat = Heartbeat(signals, ray.get_runtime_context().get_node_id())  # also says that the worker has started
 
     def on_checkpoint(folder: Path, metrics: dict[str, float]) -> None:
-        if book:
-            book.samples(folder, int(metrics["step"]), device)
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(str(folder)))
+        if book:  # after it is safe: a node may be about to leave
+            book.samples(folder, int(metrics["step"]), device)
         if heartbeat.step < settings.train.steps:
             heartbeat.linger()
 
