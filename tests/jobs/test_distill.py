@@ -202,12 +202,13 @@ class Seen:
 
 
 def _work(ray: Any, sources: Mapping[str, str], settings: DistillSettings, folder: Path) -> Any:
+    from jobs._context import RunContext
     from jobs._sweep import SweepData, Work
 
     tiles = TileCorpus.open(sources["tiles"])
     train, val = (LabelledArrays(split.images, split.labels) for split in (tiles.read("train"), tiles.read("val")))
     data = SweepData(train, val, 5, None, sources["corpus"])
-    return Work(ray.put(data), settings.students, settings.sweep, "real", str(folder), 1, False)
+    return Work(ray.put(data), settings.students, settings.sweep, "real", str(folder), 1, False, RunContext())
 
 
 def test_shares_of_a_gpu_pack_several_trials_and_what_never_fits_is_told(
