@@ -25,7 +25,7 @@ class Account:
     """What a training cost beside its steps: starts of the workers after the first, and steps that were done again.
 
     ``steps_redone`` is what workers had told of, once a second, so steps within the last second of a lost worker are
-    not in it.
+    not in it. Both are counted by the actor below; one that went down with its node counts anew.
     """
 
     num_restarts: int = 0
