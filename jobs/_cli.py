@@ -9,7 +9,6 @@ A job module declares ``JOB = Job(...)`` and ends with::
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import platform
@@ -19,7 +18,6 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from importlib import metadata, resources
 from typing import Any, Generic, TypeVar
 
@@ -27,7 +25,7 @@ from dakter import config, storage
 from dakter.config import Config, setting
 from dakter.errors import ConfigError, DakterError, GateError, Stopped
 from dakter.progress import duration
-from jobs import _context
+from jobs import _context, _flags
 
 log = logging.getLogger("dakter.jobs")
 
@@ -219,75 +217,6 @@ def _read_file(file: str) -> dict[str, Any]:
         raise ConfigError(f"--config {file}: {error}; expected a YAML file") from error
 
 
-def _parser(job: Job[Any]) -> argparse.ArgumentParser:
-    verbs = "".join(f"\n  {name:<12}{verb.summary}" for name, verb in job.verbs.items())
-    parser = argparse.ArgumentParser(
-        prog=f"python jobs/{job.name}.py",
-        usage=f"python jobs/{job.name}.py {'[VERB] ' if job.verbs else ''}[--preset NAME] [--config FILE] [--dry-run] "
-        "[--json] [--TABLE.SETTING VALUE ...]",
-        description=job.summary,
-        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=34, width=110),
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
-        epilog="The same command again resumes, or says that it is done.\n"
-        "Exit status: 0 done, 1 failed, 2 wrong use, 3 the gate said no (promote), 4 stopped with work kept."
-        + (f"\n\nVerbs (first word; none does the job itself):{verbs}" if verbs else ""),
-    )
-    if job.verbs:
-        parser.add_argument(
-            "verb",
-            nargs="?",
-            choices=list(job.verbs),
-            default=None,
-            metavar="VERB",
-            help=f"one of {', '.join(job.verbs)} (see below); leave it out to run the job",
-        )
-    parser.add_argument("--preset", default=None, metavar="NAME", help=f"one of: {', '.join(presets())}")
-    parser.add_argument(
-        "--config", default=None, metavar="FILE", help="YAML file with the same tables, laid over the preset"
-    )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        default=False,
-        help="print the resolved settings and what would be read, computed and written; change nothing",
-    )
-    parser.add_argument(
-        "--json", action="store_true", default=False, help="print the outcome as JSON on standard output"
-    )
-    if "status" in job.verbs:
-        parser.add_argument("--status", action="store_true", default=False, help="the same as the verb status")
-    for name, verb in job.verbs.items():
-        if verb.options is None:
-            continue
-        group = parser.add_argument_group(f"{name} (this verb alone)")
-        for flag in config.flags(verb.options):
-            _add(group, flag)
-    groups: dict[str, Any] = {}
-    for flag in config.flags(job.settings):
-        section = flag.key.rpartition(".")[0] or "general"
-        if section not in groups:
-            groups[section] = parser.add_argument_group(section)
-        _add(groups[section], flag)
-    return parser
-
-
-def _add(group: Any, flag: config.Flag) -> None:
-    if flag.type_name == "bool":  # ``--deep`` alone means yes
-        group.add_argument(f"--{flag.key}", nargs="?", const="true", metavar="true|false", help=_text(flag))
-    else:
-        group.add_argument(f"--{flag.key}", metavar=flag.key.rpartition(".")[2].upper(), help=_text(flag))
-
-
-def _text(flag: config.Flag) -> str:
-    unit = f" [{flag.unit}]" if flag.unit else ""
-    return f"{flag.description}{unit} (default: {_show(flag.default)})".replace("%", "%%")
-
-
-def _show(value: Any) -> str:
-    return "null" if value is None else str(list(value)) if isinstance(value, tuple) else str(value)
-
-
 def versions() -> dict[str, str]:
     """Releases of Python and of the packages that decide results."""
     names = ("dakter", "torch", "diffusers", "segmentation-models-pytorch", "zarr", "ray", "mlflow")
@@ -348,7 +277,7 @@ def main(job: Job[Any], argv: Sequence[str] | None = None) -> int:
     """Parse, resolve, run; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        options = vars(_parser(job).parse_args(arguments))
+        options = vars(_flags.parser(job, presets()).parse_args(arguments))
     except SystemExit as error:
         return int(error.code or 0)
     verb, preset, file = options.pop("verb", None), options.pop("preset"), options.pop("config")
@@ -357,7 +286,7 @@ def main(job: Job[Any], argv: Sequence[str] | None = None) -> int:
         verb = verb or "status"
     _context.enter(_context.RunContext(stage=job.name))
     try:
-        verb_options = _verb_options(job, verb, options)
+        verb_options = _flags.verb_options(job, verb, options)
         kinds = {flag.key: flag.type_name for flag in config.flags(job.settings)}
         overrides = {key: config.parse_value(key, value, kinds[key]) for key, value in options.items()}
         settings = resolve(job.settings, preset=preset, file=file, overrides=overrides)
@@ -376,7 +305,7 @@ def main(job: Job[Any], argv: Sequence[str] | None = None) -> int:
             outcome = dict(job.verbs[verb].run(settings, stop, *([verb_options] if verb_options else [])))
         else:
             _context.enter(replace(context, run=_context.begin_run(settings.out)))  # errors below tell it too
-            outcome = execute(job, settings, stop)
+            outcome = _execute(job, settings, stop)
         if as_json:
             sys.stdout.write(storage.to_json_bytes(outcome).decode())
         return 0
@@ -392,26 +321,6 @@ def main(job: Job[Any], argv: Sequence[str] | None = None) -> int:
     except Exception:
         log.error("%s: failed\n%s", job.name, traceback.format_exc())
         return 1
-
-
-def _verb_options(job: Job[Any], verb: str | None, given: dict[str, Any]) -> Config | None:
-    """Take the flags of verbs out of ``given``; returns those of ``verb``, if it has any.
-
-    Raises:
-        ConfigError: a flag of another verb, or a value that does not fit.
-    """
-    wanted: Config | None = None
-    for name, entry in job.verbs.items():
-        if entry.options is None:
-            continue
-        kinds = {flag.key: flag.type_name for flag in config.flags(entry.options)}
-        taken = {key: given.pop(key) for key in list(given) if key in kinds}
-        if name != verb and taken:
-            raise ConfigError(f"--{next(iter(taken))} belongs to {name}; say jobs/{job.name}.py {name} ...")
-        if name == verb:
-            values = {key: config.parse_value(key, value, kinds[key]) for key, value in taken.items()}
-            wanted = config.load(entry.options, values)
-    return wanted
 
 
 def _describe(job: Job[S], settings: S) -> str:

@@ -162,9 +162,9 @@ def make(
     progress = Progress(log, "generate", wanted * size, "samples", done=done)
     with session(settings.ray) as ray:
         stop.install()
-        needs = {"CPU": float(settings.ray.generate_cpus), "GPU": settings.ray.generate_gpus}
-        wait_for_resources(ray, needs, 1, timeout_s=settings.ray.start_timeout_s, stop=stop)
         workers = min(settings.ray.generate_workers, len(todo))
+        timeout_s = settings.ray.start_timeout_s
+        wait_for_resources(ray, settings.ray.generate_needs, 1, timeout_s=timeout_s, stop=stop, wish=workers)
         record = ledger.RunRecord(layout, workers, ledger.spent_s(layout), stored)
         try:
             _rounds(ray, settings, stop, factory, layout, list(todo), progress, record)

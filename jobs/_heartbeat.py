@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dakter.errors import DakterError
@@ -22,14 +22,22 @@ _UNNAMED_S = 120.0
 
 @dataclass(frozen=True)
 class Account:
-    """What a training cost beside its steps: starts of the workers after the first, and steps that were done again.
+    """What a training cost beside its steps, since its driver began.
 
-    ``steps_redone`` is what workers had told of, once a second, so steps within the last second of a lost worker are
-    not in it. Both are counted by the actor below; one that went down with its node counts anew.
+    Attributes:
+        starts: of the workers together, the first one included.
+        steps_redone: steps that were done again. Workers tell once a second what they have done, so steps within the
+            last second of a lost worker are not in it.
+        furthest: steps done at most.
     """
 
-    num_restarts: int = 0
+    starts: int = 0
     steps_redone: int = 0
+    furthest: int = 0
+
+    @property
+    def num_restarts(self) -> int:
+        return max(0, self.starts - 1)
 
 
 class Signals:
@@ -37,25 +45,41 @@ class Signals:
 
     def __init__(self) -> None:
         self._stop, self._leaving = False, dict[str, float]()
-        self._beats, self._furthest = 0, 0
-        self._starts, self._redone = 0, 0
+        self._beats = 0
+        self._account, self._informed = Account(), False
+        self._first: int | None = None  # steps that were done when training began under this actor
         self._error: DakterError | None = None
 
-    def tell(self, stop: bool, leaving: Mapping[str, float]) -> int:
-        """By the driver: the wish to stop, and when which node leaves. Returns how many beats came so far."""
+    def tell(self, stop: bool, leaving: Mapping[str, float], known: Account) -> tuple[int, Account]:
+        """By the driver: the wish to stop, when which node leaves, and the account as it last heard it.
+
+        An actor that went down with its node and was started anew takes the account up from there.
+
+        Returns:
+            How many beats came so far, and the account.
+        """
         self._stop, self._leaving = stop, dict(leaving)
-        return self._beats
+        if not self._informed:
+            self._informed, own = True, self._account
+            again = max(0, known.furthest - self._first) if self._first is not None else 0
+            self._account = Account(
+                known.starts + own.starts,
+                known.steps_redone + own.steps_redone + again,
+                max(known.furthest, own.furthest),
+            )
+        return self._beats, self._account
 
     def begin(self, step: int) -> None:
         """By rank 0: training begins, or goes on, after ``step`` steps."""
-        self._starts += 1
-        self._redone += max(0, self._furthest - step)
-        self._furthest = step
+        if self._first is None:
+            self._first = step
+        own = self._account
+        self._account = Account(own.starts + 1, own.steps_redone + max(0, own.furthest - step), step)
 
     def beat(self, node: str, step: int) -> tuple[bool, float | None]:
         """By a worker, with the steps it has done: (stop, when its node leaves in Unix seconds, None: it stays)."""
         self._beats += 1
-        self._furthest = max(self._furthest, step)
+        self._account = replace(self._account, furthest=max(self._account.furthest, step))
         return self._stop, self._leaving.get(node)
 
     def fail(self, error: DakterError) -> None:
@@ -66,7 +90,7 @@ class Signals:
         return self._error
 
     def account(self) -> Account:
-        return Account(max(0, self._starts - 1), self._redone)
+        return self._account
 
 
 class Heartbeat:

@@ -89,6 +89,11 @@ class RayConfig(Config):
         return _needs(self.train_cpus, self.train_gpus)
 
     @property
+    def generate_needs(self) -> dict[str, float]:
+        """Resources of one sampling actor."""
+        return _needs(self.generate_cpus, self.generate_gpus)
+
+    @property
     def trial_needs(self) -> dict[str, float]:
         """Resources of one trial of the sweep, or of one final student."""
         return _needs(self.trial_cpus, self.trial_gpus)

@@ -174,35 +174,28 @@ class ShardActor:
         self._counted_to = now
         return max(0.0, seconds)
 
-    def _put_down(self, hand: _Hand, row: Row) -> Row:
-        self._told(self._desk.end.remote(hand.shard, time.monotonic() - hand.since, row.bytes))
+    def _put_down(self, hand: _Hand, row: T) -> T:
+        """The shard leaves these hands: with the row that ends it, or None: to be begun again."""
+        hand.working.end()
+        del self._hands[hand.shard]
+        if isinstance(row, Row):
+            self._told(self._desk.end.remote(hand.shard, time.monotonic() - hand.since, row.bytes))
         return row
 
     def _step(self, hand: _Hand, what: Callable[[], T]) -> T | Row | None:
         """``what``, or what its failure makes of the shard: the row that ends it, or None: to be begun again."""
-        done = False
         try:
-            result = what()
-            done = isinstance(result, Row)
-            return result
+            return what()
         except Stopped:
-            done = True
             return self._put_down(hand, Row(hand.shard, "stopped"))
         except GivenBack as error:
-            done = True
             log.warning("shard %d: %s", hand.shard, error)
             self._told(self._desk.excuse.remote(hand.shard, str(error)))
-            return None
+            return self._put_down(hand, None)
         except Exception as error:  # whatever it is: the shard is tried again, then set aside; the rest goes on
-            done = True
             if of_environment(error):
                 self._leave(hand.shard, error)
-            failed = self._failed(hand.shard, hand.attempt, error)
-            return failed and self._put_down(hand, failed)
-        finally:
-            if done:
-                hand.working.end()
-                self._hands.pop(hand.shard, None)
+            return self._put_down(hand, self._failed(hand.shard, hand.attempt, error))
 
     def _failed(self, shard: int, attempt: int, error: Exception) -> Row | None:
         text, trace = f"{type(error).__name__}: {error}", traceback.format_exc()

@@ -26,7 +26,7 @@ from dakter.report.grids import samples_figure
 from dakter.tracking import Tracker, TrackingConfig
 from jobs import _context, _metrics
 from jobs._cli import Job, JobSettings, Plan, Stop, main
-from jobs._heartbeat import Heartbeat, Signals
+from jobs._heartbeat import Account, Heartbeat, Signals
 from jobs._ray import RayConfig, ResourceDeadline, draining, session, wait_for_resources
 
 log = logging.getLogger("dakter.jobs.train")
@@ -66,14 +66,15 @@ class Book:
         self.run.figure(figure, f"samples-{step:07d}.png")
 
 
-def training_data(tiles: TileCorpus, diffusion: DiffusionConfig) -> TrainingData:
+def training_data(tiles: TileCorpus, diffusion: DiffusionConfig, *, with_unlabelled: bool = True) -> TrainingData:
     """Plain arrays of the train split (and the unlabelled images), with b from the train split unless it is set."""
-    train, unlabelled = tiles.read("train"), tiles.read("unlabelled")
+    train = tiles.read("train")
+    unlabelled = tiles.read("unlabelled").images if with_unlabelled else None
     manifest = tiles.manifest
     return TrainingData(
         images=train.images,
         labels=train.labels,
-        unlabelled=unlabelled.images if len(unlabelled.images) else None,
+        unlabelled=unlabelled if unlabelled is not None and len(unlabelled) else None,
         class_table=manifest.class_table,
         value_range=manifest.value_range,
         bands=manifest.bands,
@@ -161,7 +162,7 @@ def train_loop(parameters: dict[str, Any]) -> None:
                 "steps": result.steps,
                 "seconds": result.seconds,
                 "num_labelled": len(data.images),
-                "num_unlabelled": 0 if data.unlabelled is None else len(data.unlabelled),
+                "num_unlabelled": data.num_unlabelled,
                 "workers": ray.train.get_context().get_world_size(),
                 "num_restarts": account.num_restarts,
                 "steps_redone": account.steps_redone,
@@ -299,11 +300,12 @@ def _train(settings: TrainSettings, stop: Stop, ray: Any, run_id: str) -> None:
         ),
     )
     thread, failures = _fit_in_thread(trainer)
-    deadline, beats = ResourceDeadline(ray, needs, fewest, timeout_s), 0
+    deadline, beats, account = ResourceDeadline(ray, needs, fewest, timeout_s), 0, Account()
     while thread.is_alive():
         thread.join(0.5)
+        before = beats
         # Every time: an actor that was restarted has forgotten it.
-        before, beats = beats, ray.get(signals.tell.remote(stop(), draining(ray)))
+        beats, account = ray.get(signals.tell.remote(stop(), draining(ray), account))
         deadline.check(at_work=beats != before)  # Ray itself would wait for ever
     if failures:
         raise _cause(failures[0])

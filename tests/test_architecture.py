@@ -51,7 +51,7 @@ def test_arrows(path: Path) -> None:
 
 
 def test_infra_is_imported_by_nobody() -> None:
-    for path in [*library(), *(ROOT / "jobs").glob("*.py")]:
+    for path in [*library(), *(ROOT / "jobs").rglob("*.py")]:
         assert not any(name.split(".")[0] == "infra" for name in imports(path)), path
 
 
@@ -65,7 +65,7 @@ def test_test_data_are_read_by_evaluation_alone() -> None:
 
 
 def test_the_test_store_is_named_by_its_writers_and_its_reader_alone() -> None:
-    files = [*library(), *(ROOT / "jobs").glob("*.py")]
+    files = [*library(), *(ROOT / "jobs").rglob("*.py")]
     named = {str(path.relative_to(ROOT)) for path in files if "test.zarr" in path.read_text()}
     assert named == {"dakter/data/tiles.py", "dakter/data/build.py", "jobs/prepare.py"}
 

@@ -62,9 +62,7 @@ class Objects:
         """Every object below ``folder``, sorted, as a path relative to it: one listing; empty if nothing is there."""
         if self._remote:
             return sorted(key for key, _ in self._entries(folder))
-        root = str(
-            storage.local_path(storage.join(self.url, folder))
-        )  # names alone: a look at each file costs 20 times
+        root = str(storage.local_path(storage.join(self.url, folder)))
         found: list[str] = []
         for where, _, names in os.walk(root):  # names alone: to look at each file takes 20 times as long
             below = where[len(root) + 1 :]

@@ -1,8 +1,8 @@
 """A shard as the store takes it, made while its samples are still being drawn.
 
-Compressing and hashing a shard of 256x256 samples takes as long as a fast GPU takes to draw it. Here each micro-batch
-is compressed and hashed beside the drawing of the next, so that nothing but an index is left to do at the end, and the
-decoded samples of a whole shard are never held.
+Compressing and hashing take time that a fast sampler would have to wait. Here each micro-batch is compressed and hashed
+beside the drawing of the next, so that the last one and an index are all that is left to do at the end, and the decoded
+samples of a whole shard are never held.
 """
 
 from __future__ import annotations

@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from dakter.config import Config, load, setting
+from dakter.config import load
 from dakter.diffusion.balance import enter_labels
 from dakter.diffusion.batch import Batch, TrainingData, assemble, count_unlabelled, plan
 from dakter.diffusion.checkpoint import (
@@ -36,31 +36,12 @@ from dakter.diffusion.loss import Losses, losses
 from dakter.diffusion.network import JointUNet, NetworkConfig
 from dakter.diffusion.pipeline import JointDiffusionPipeline
 from dakter.diffusion.schedule import DiffusionConfig, add_noise
+from dakter.diffusion.train_config import TrainConfig, learning_rate
 from dakter.errors import ConfigError, DakterError, Stopped
 from dakter.rng import derive_seed
 from dakter.schema import ClassTable
 
 __all__ = ["FitResult", "TrainConfig", "TrainingData", "checkpoint_pipeline", "fit"]
-
-
-class TrainConfig(Config):
-    """How the joint model is fitted. AdamW; a warm-up to ``learning_rate``, then a cosine down to 0 at ``steps``."""
-
-    steps: int = setting(5000, "optimiser steps", unit="steps", ge=1)
-    batch_size: int = setting(32, "rows of a batch, over all workers", unit="images", ge=1)
-    unlabelled_share: float = setting(
-        0.5, "share of a batch that is unlabelled images, where the corpus has any", ge=0, lt=1
-    )
-    learning_rate: float = setting(1e-3, "peak learning rate", gt=0)
-    warmup_steps: int = setting(200, "linear warm-up", unit="steps", ge=0)
-    weight_decay: float = setting(0.01, "decoupled weight decay", ge=0)
-    clip_norm: float = setting(1.0, "largest norm of the gradient", gt=0)
-    ema_decay: float = setting(0.999, "decay of the weight average that samples", ge=0, lt=1)
-    precision: Literal["fp32", "bf16"] = setting("bf16", "number format inside the network (autocast)")
-    dihedral: bool = setting(True, "turn and flip image and label together, 8 ways")
-    checkpoint_every: int = setting(500, "steps between checkpoints", unit="steps", ge=1)
-    log_every: int = setting(50, "steps between log records, each the mean over them", unit="steps", ge=1)
-    seed: int = setting(0, "seed of weights, batches and noise")
 
 
 @dataclass(frozen=True)
@@ -71,14 +52,6 @@ class FitResult:
     history: list[dict[str, float]]
     steps: int
     seconds: float
-
-
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """Of optimiser step number ``step``, from 0."""
-    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    rest = max(1, config.steps - config.warmup_steps)
-    done = min(1.0, max(0, step - config.warmup_steps) / rest)
-    return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def fit(

@@ -54,6 +54,11 @@ class Estimate:
     low: float
     high: float
 
+    def within(self, most: float) -> Estimate:
+        """Bounds within what the score can be (0 to ``most``): widening by few seeds may carry draws beyond."""
+        low, high = (float(np.clip(bound, 0.0, most)) for bound in (self.low, self.high))
+        return Estimate(self.mean, low, high)
+
 
 @dataclass(frozen=True)
 class Resampling:

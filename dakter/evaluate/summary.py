@@ -171,9 +171,8 @@ def _arm(
 
 
 def _interval_json(found: Estimate, *, most: float) -> dict[str, Any]:
-    """Bounds within what the score can be (0 to ``most``): widening by few seeds may carry draws beyond."""
-    low, high = (float(np.clip(bound, 0.0, most)) for bound in (found.low, found.high))
-    return {"mean": number(found.mean), "low": number(low), "high": number(high)}
+    bounds = found.within(most)
+    return {"mean": number(bounds.mean), "low": number(bounds.low), "high": number(bounds.high)}
 
 
 def _mean(values: list[Any]) -> Any:

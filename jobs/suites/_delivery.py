@@ -23,6 +23,7 @@ from dakter.schema import OSD
 from jobs import generate, train
 from jobs._cli import Stop, resolve
 from jobs._model_sampler import ModelSampler
+from jobs.suites._generate import generate_settings
 from jobs.suites._watch import Commits
 
 log = logging.getLogger("dakter.jobs.benchmark")
@@ -45,19 +46,8 @@ def demo_model(url: str) -> None:
 
 
 def _settings(out: str, model: str, num_samples: int, actors: int, samples_per_shard: int) -> generate.GenerateSettings:
-    return resolve(
-        generate.GenerateSettings,
-        preset="demo",
-        overrides={
-            "out": out,
-            "log_level": "WARNING",
-            "paths.model": model,
-            "corpus.num_samples": num_samples,
-            "corpus.samples_per_shard": samples_per_shard,
-            "ray.generate_workers": actors,
-            "ray.generate_cpus": 1,
-        },
-    )
+    more = {"paths.model": model}
+    return generate_settings(out, num_samples, samples_per_shard, actors, preset="demo", **more)
 
 
 def sample_in_memory(model: str, seconds: float) -> dict[str, float]:
@@ -129,7 +119,7 @@ def deliver(
             whole_s = time.monotonic() - begin
             layout = Layout.open(corpus)
             facts = [record["facts"] for record in records(layout, layout.committed())]
-            first = min(row["committed_at"] - row["sampling_s"] for row in facts)
+            first = min(row["committed_at"] - row["worker_s"] for row in facts)
             clock_s = commits.at(len(facts)) - first
             rates[name].append(len(facts) * samples_per_shard / clock_s)
             outside.append(whole_s - clock_s)

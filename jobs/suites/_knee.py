@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import time
 from collections.abc import Callable
 from statistics import median
@@ -19,7 +20,9 @@ from dakter.corpus.objects import Objects
 from dakter.corpus.pack import make
 from dakter.corpus.shard import Arrays, compute
 from jobs import generate
-from jobs._cli import Stop, resolve
+from jobs._cli import Stop
+from jobs._shards import SamplerFactory
+from jobs.suites._generate import generate_settings
 from jobs.suites._paced_sampler import PacedSampler
 
 DELIVERED = 0.95  # of what was offered: up to there the writer does not hold the sampler up
@@ -28,7 +31,7 @@ DELIVERED = 0.95  # of what was offered: up to there the writer does not hold th
 def knee(
     url: str, *, size_px: int, samples_per_shard: int, shards: int, repeats: int, steps: tuple[float, ...], stop: Stop
 ) -> dict[str, Any]:
-    """The last offered rate that ``jobs/generate.py`` delivers with one actor, as a share of a bare zarr writer's rate.
+    """Up to which rate one actor of ``jobs/generate.py`` delivers what is offered, as a share of a bare zarr writer's.
 
     The sampler sleeps between its micro-batches. Everything else is the job's own: Ray, the actor, compression, hashes,
     conditional puts, commit records. The rate is taken between the first commit and the last one, as it would go on for
@@ -66,12 +69,11 @@ def knee(
     curve = []
     for share in steps:
         offered = share * bare
-        found = [
-            _delivered(storage.join(url, f"paced-{number}"), size_px, config, sampler.micro_batch, offered, stop)
-            for number in range(repeats)
-        ]
+        paced = functools.partial(PacedSampler, size_px, sampler.micro_batch, offered)
+        places = [storage.join(url, f"paced-{number}") for number in range(repeats)]
+        found = [_delivered(place, paced, shards, samples_per_shard, stop) for place in places]
         curve.append({"offered": round(offered, 1), "delivered_share": round(median(found) / offered, 4)})
-    kept = [share for share, row in zip(steps, curve, strict=True) if row["delivered_share"] >= DELIVERED]
+    kept = itertools.takewhile(lambda pair: pair[1]["delivered_share"] >= DELIVERED, zip(steps, curve, strict=True))
     return {
         "samples": shards * samples_per_shard,
         "tile_px": size_px,
@@ -81,23 +83,15 @@ def knee(
         "unpaced_over_bare_zarr": round(unpaced / bare, 3),
         "unpaced_over_object_a_sample": round(unpaced / per_sample, 3),
         "curve": curve,
-        "knee_over_bare_zarr": max(kept, default=0.0),
+        "knee_over_bare_zarr": max((share for share, _ in kept), default=0.0),
     }
 
 
-def _delivered(url: str, size_px: int, config: CorpusConfig, micro_batch: int, offered: float, stop: Stop) -> float:
-    """Samples per second that the job commits with one actor whose sampler has the pace ``offered``."""
+def _delivered(url: str, factory: SamplerFactory, shards: int, samples_per_shard: int, stop: Stop) -> float:
+    """Samples per second that the job commits with one actor that draws by the sampler of ``factory``."""
     stop.check("a suite keeps nothing unless it ends")
-    overrides = {
-        "out": url,
-        "log_level": "WARNING",
-        "corpus.num_samples": config.num_samples,
-        "corpus.samples_per_shard": config.samples_per_shard,
-        "ray.generate_workers": 1,
-        "ray.generate_cpus": 1,
-    }
-    settings = resolve(generate.GenerateSettings, overrides=overrides)
-    generate.run_with(settings, stop, functools.partial(PacedSampler, size_px, micro_batch, offered))
+    settings = generate_settings(url, shards * samples_per_shard, samples_per_shard, 1)
+    generate.run_with(settings, stop, factory)
     layout = Layout.open(settings.place("corpus"))
     ends = sorted(record["facts"]["committed_at"] for record in records(layout, layout.committed()))
     storage.remove_folder(url)

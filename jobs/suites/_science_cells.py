@@ -19,8 +19,7 @@ from dakter import storage
 from dakter.config import differences, digest_json
 from dakter.data.build import prepare
 from dakter.data.tiles import TileCorpus
-from dakter.diffusion.balance import chosen_b
-from dakter.diffusion.fit import TrainingData, fit
+from dakter.diffusion.fit import fit
 from dakter.diffusion.pipeline import JointDiffusionPipeline, open_model, save_model
 from dakter.diffusion.softlabel import SoftLabelConfig
 from dakter.errors import ConflictError, Stopped
@@ -46,6 +45,7 @@ from jobs.suites._science_plan import (
     student_name,
 )
 from jobs.suites._science_scores import described, scored
+from jobs.train import training_data
 
 log = logging.getLogger("dakter.jobs.benchmark")
 
@@ -112,16 +112,7 @@ class Workshop:
     def _train(self, kind: str, labels: Labels, seed: int, place: str) -> None:
         tier, corpus = self.tier, self.corpus(labels, seed)
         diffusion, train = tier.diffusion_of(kind), tier.train_of(kind, seed)
-        labelled, unlabelled = corpus.read("train"), corpus.read("unlabelled")
-        data = TrainingData(
-            images=labelled.images,
-            labels=labelled.labels,
-            unlabelled=unlabelled.images if GENERATORS[kind].unlabelled else None,
-            class_table=corpus.manifest.class_table,
-            value_range=corpus.manifest.value_range,
-            bands=corpus.manifest.bands,
-            b=chosen_b(diffusion.b, diffusion.b_variant, corpus.manifest.b_rms, corpus.manifest.b_std),
-        )
+        data = training_data(corpus, diffusion, with_unlabelled=GENERATORS[kind].unlabelled)
         checkpoints = self.folder / "checkpoints" / generator_name(kind, labels, seed)
         resume = _latest(checkpoints)
         done = int(storage.read_json(str(resume / "state.json"))["step"]) if resume else 0
@@ -245,10 +236,8 @@ class Workshop:
             tier, arm = self.tier, ALL_ARMS[arm_name]
             labels = tier.labels_of(arm)
             corpus, settings = self.corpus(labels, seed), tier.student_of(arm, *architecture)
-            num_classes, progress = (
-                len(corpus.manifest.class_table),
-                Progress(log, student_name(arm_name, architecture[0], seed), tier.students.steps, "steps"),
-            )
+            num_classes = len(corpus.manifest.class_table)
+            progress = Progress(log, student_name(arm_name, architecture[0], seed), tier.students.steps, "steps")
             result = students.fit(
                 settings,
                 tier.students,

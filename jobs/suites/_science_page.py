@@ -264,10 +264,8 @@ class _Page:
         return ["## Generators", "", note, "", *_table(head, rows)] if rows else []
 
     def _estimate(self, arm: Students, measure: Measure, factor: float, digits: int, *, most: float) -> str:
-        """Bounds within what the score can be (0 to ``most``): widening by few seeds may carry draws beyond."""
-        found = self.study.estimate(arm, measure)
-        low, high = (float(np.clip(bound, 0.0, most)) for bound in (found.low, found.high))
-        return _interval(found.mean, low, high, factor, digits)
+        found = self.study.estimate(arm, measure).within(most)
+        return _interval(found.mean, found.low, found.high, factor, digits)
 
     def _mean(self, arm: str, key: str) -> float:
         """Of a list a class, over classes, sensors and students."""

@@ -14,8 +14,9 @@ import torch.multiprocessing as mp
 from diffusion_toys import TINY, TRAIN, kept_checkpoints, run_fit, toy_data, unpack
 from safetensors.torch import load_file, save_file
 
-from dakter.diffusion.fit import FitResult, checkpoint_pipeline, learning_rate
+from dakter.diffusion.fit import FitResult, checkpoint_pipeline
 from dakter.diffusion.schedule import DiffusionConfig
+from dakter.diffusion.train_config import learning_rate
 from dakter.errors import ConfigError, ConflictError, DakterError, DataError, Stopped
 
 

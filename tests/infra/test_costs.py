@@ -12,6 +12,7 @@ from dakter.diffusion.network import JointUNet
 from dakter.students.models import StudentConfig, build
 from infra import costs
 from jobs import _cli, distill, generate, train
+from jobs.suites import scaling
 
 PRESET = "sos-256-gpu"
 
@@ -43,6 +44,11 @@ def test_the_readme_shows_what_the_script_prints() -> None:
     readme = (Path(costs.__file__).parent / "README.md").read_text()
     assert costs.table() in readme
     assert costs.paper_table() in readme
+
+
+def test_the_pace_of_the_scaling_suite_is_reckoned_alike() -> None:
+    pace = costs.samples_per_gpu_second(costs.EVALUATIONS) * 989.0 / costs.PEAK_TFLOPS
+    assert pytest.approx(pace, rel=0.001) == scaling.H100_PER_SECOND
 
 
 def test_the_paper_s_corpus_is_counted_as_the_run_is() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dakter import config, errors
-from jobs import _cli, _ray
+from jobs import _cli, _flags, _ray
 
 TEXT = (Path(__file__).parents[2] / "infra/RUNBOOK.md").read_text()
 COMMANDS = [line.split("#")[0].strip() for line in TEXT.splitlines() if line.startswith("python jobs/")]
@@ -35,7 +35,7 @@ def test_commands_are_real(command: str) -> None:
     words = shlex.split(command)
     job = importlib.import_module(words[1].removesuffix(".py").replace("/", ".")).JOB
     rest = [word.replace("$PRESET", "tiny").replace("$OUT", "s3://b/runs/x") for word in words[2:]]
-    options = vars(_cli._parser(job).parse_args(rest))
+    options = vars(_flags.parser(job, _cli.presets()).parse_args(rest))
     assert set(options) - {"verb", "preset", "config", "dry_run", "json", "status"} <= {
         flag.key for flag in config.flags(job.settings)
     }

@@ -19,6 +19,23 @@ def test_attempts_count_unless_excused() -> None:
     assert desk.recall(7) == "the store was away"
 
 
+def test_a_shard_that_was_only_being_stored_hardly_counts_when_its_process_goes_down() -> None:
+    desk = Desk(BudgetConfig(), 2)
+    attempts = []
+    for _ in range(9):  # its neighbour kills the process again and again
+        attempts.append(desk.begin(7, "a").attempt)
+        desk.drawn(7)
+    assert attempts == [1, 1, 1, 1, 2, 2, 2, 2, 3], "yet not for ever: it may be its own doing"
+
+
+def test_an_error_of_its_own_counts_in_full_though_the_shard_was_drawn() -> None:
+    desk = Desk(BudgetConfig(), 2)
+    for attempt in (1, 2, 3):
+        assert desk.begin(7, "a").attempt == attempt
+        desk.drawn(7)
+        desk.note(7, "a traceback")
+
+
 def test_a_stop_reaches_those_who_begin_and_those_who_work() -> None:
     desk = Desk(BudgetConfig(), 2)
     assert desk.beat("a").do == "make"

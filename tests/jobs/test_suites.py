@@ -41,15 +41,13 @@ def test_reading_is_compared_on_the_same_samples(place: str) -> None:
         assert np.array_equal(np.sort(sums), np.repeat(expected, _reading._EPOCHS))
 
 
-def test_the_knee_lies_between_a_slow_sampler_and_one_that_no_writer_follows(tmp_path: Path) -> None:
+def test_the_knee_lies_between_a_slow_sampler_and_one_that_no_writer_follows(place: str) -> None:
     with session(RayConfig(num_cpus=2)):
-        found = _knee.knee(
-            str(tmp_path), size_px=16, samples_per_shard=8, shards=5, repeats=1, steps=(0.02, 1e3), stop=Stop()
-        )
+        found = _knee.knee(place, size_px=16, samples_per_shard=8, shards=5, repeats=1, steps=(0.02, 1e3), stop=Stop())
     slow, fast = (row["delivered_share"] for row in found["curve"])
     assert slow > fast
     assert found["knee_over_bare_zarr"] in (0.0, 0.02)
-    made = Layout.open(str(tmp_path / "bare"))  # in one process, with no sampler to wait for
+    made = Layout.open(storage.join(place, "bare"))  # in one process, with no sampler to wait for
     assert manifest.verify(made)["faults"] == []
     assert len(made.committed()) == 5
 
@@ -105,7 +103,7 @@ def test_many_committers_at_once_leave_every_shard_whole(place: str) -> None:
 def test_weak_scaling_tells_what_was_offered_and_what_came(tmp_path: Path) -> None:
     with session(RayConfig(num_cpus=2)):
         found = scaling.weak_scaling(tmp_path, scaling.Sizes((1, 2), 16, 16, 2, 1, 1), Stop())
-    pace = scaling.h100_samples_per_second()
+    pace = scaling.H100_PER_SECOND
     assert [row["offered_per_second"] for row in found["curve"]] == pytest.approx([pace, 2 * pace], abs=0.1)
     assert all(0 < row["efficiency"] < 1.05 for row in found["curve"])
     assert found["writers_limit_per_second"] > 0

@@ -135,5 +135,5 @@ def test_a_node_that_is_told_to_leave_costs_no_step(nodes: Cluster, tiny_tiles: 
     nodes.lose(node)
     record = ended(job, out, tiny_tiles, NOTICED)
     assert "a checkpoint comes first" in (out / "log").read_text()
-    assert "resuming from checkpoint" in (out / "log").read_text(), "the workers were started again elsewhere"
+    assert record["num_restarts"] == 1
     assert record["steps_redone"] == 0

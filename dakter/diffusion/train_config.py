@@ -1,0 +1,36 @@
+"""Settings of the joint model's training, and its learning rate."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from dakter.config import Config, setting
+
+
+class TrainConfig(Config):
+    """How the joint model is fitted. AdamW; a warm-up to ``learning_rate``, then a cosine down to 0 at ``steps``."""
+
+    steps: int = setting(5000, "optimiser steps", unit="steps", ge=1)
+    batch_size: int = setting(32, "rows of a batch, over all workers", unit="images", ge=1)
+    unlabelled_share: float = setting(
+        0.5, "share of a batch that is unlabelled images, where the corpus has any", ge=0, lt=1
+    )
+    learning_rate: float = setting(1e-3, "peak learning rate", gt=0)
+    warmup_steps: int = setting(200, "linear warm-up", unit="steps", ge=0)
+    weight_decay: float = setting(0.01, "decoupled weight decay", ge=0)
+    clip_norm: float = setting(1.0, "largest norm of the gradient", gt=0)
+    ema_decay: float = setting(0.999, "decay of the weight average that samples", ge=0, lt=1)
+    precision: Literal["fp32", "bf16"] = setting("bf16", "number format inside the network (autocast)")
+    dihedral: bool = setting(True, "turn and flip image and label together, 8 ways")
+    checkpoint_every: int = setting(500, "steps between checkpoints", unit="steps", ge=1)
+    log_every: int = setting(50, "steps between log records, each the mean over them", unit="steps", ge=1)
+    seed: int = setting(0, "seed of weights, batches and noise")
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Of optimiser step number ``step``, from 0."""
+    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    rest = max(1, config.steps - config.warmup_steps)
+    done = min(1.0, max(0, step - config.warmup_steps) / rest)
+    return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * done))
