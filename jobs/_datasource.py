@@ -50,7 +50,7 @@ class CorpusDatasource(Datasource):
                 BlockMetadata(
                     num_rows=len(rows),
                     size_bytes=len(rows) * self._sample_bytes,
-                    input_files=(f"{self._url}/data.zarr/*/c/{shard}/0/0/0",),
+                    input_files=(f"{self._url}/data.zarr/*/c.{shard}.0.0.0",),
                     exec_stats=None,
                 ),
                 per_task_row_limit=per_task_row_limit,

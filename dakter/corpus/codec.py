@@ -45,6 +45,7 @@ def array_document(
         dtype=np.uint8,
         compressors=ZstdCodec(level=level, checksum=True),
         fill_value=0,
+        chunk_key_encoding={"name": "default", "separator": "."},
         dimension_names=DIMENSIONS[name],
         attributes=dict(attributes),
     )
@@ -122,7 +123,7 @@ def check_document(document: Mapping[str, Any], name: str, sample_shape: tuple[i
         "node_type": "array",
         "data_type": "uint8",
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [per_shard, *sample_shape]}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
         "dimension_names": list(DIMENSIONS[name]),
     }
     for key, value in expected.items():

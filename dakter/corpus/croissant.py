@@ -233,7 +233,7 @@ def _distribution(objects: Mapping[str, tuple[str, int]]) -> list[dict[str, Any]
         }
         for key, what in _DOCUMENTS.items()
     ]
-    shards = [f"data.zarr/{name}/c/*/0/0/0" for name in ARRAYS]
+    shards = [f"data.zarr/{name}/c.*.0.0.0" for name in ARRAYS]
     arrays = [f"data.zarr/{name}/zarr.json" for name in ARRAYS]
     sets = (
         ("array-documents", arrays, _JSON, "Shape, codecs, class names and scale of each array."),

@@ -35,7 +35,7 @@ from dakter.corpus.objects import Objects
 from dakter.corpus.shard import PairSampler
 from dakter.errors import ConfigError, ConflictError, DataError, IntegrityError, StorageError, listing
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 had a folder for each axis of a chunk: four to look into for each object
 ARRAYS = ("image", "soft_label")
 GROUP_KEY = "data.zarr/zarr.json"
 _COMMITS, _FAILED = "commits", "failed"
@@ -163,7 +163,7 @@ class Layout:
 
     def key(self, array: str, shard: int) -> str:
         """Key of a shard object, relative to the corpus."""
-        return f"data.zarr/{array}/c/{shard}/0/0/0"
+        return f"data.zarr/{array}/c.{shard}.0.0.0"
 
     def commit_key(self, shard: int) -> str:
         return f"{_COMMITS}/{shard:08d}.json"
@@ -176,9 +176,9 @@ class Layout:
 
     def read_json(self, key: str) -> Any:
         """A JSON document of the corpus, in one request; raises FileNotFoundError or IntegrityError."""
-        data = self.objects.document(key)
+        data = self.objects.view(key)
         try:
-            return json.loads(data)
+            return json.loads(bytes(data))
         except ValueError as error:
             raise IntegrityError(
                 f"{self.place(key)}: not readable as JSON ({error}); it was altered or cut short"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 # Readers at a time: for whole shards as many as fit in memory (100 MB decoded each), for records many.
 SHARDS_AT_ONCE, RECORDS_AT_ONCE = 4, 16
+_HANDFUL = 16
 
 
 def read_manifest(layout: Layout) -> dict[str, Any] | None:
@@ -38,7 +39,7 @@ def read_manifest(layout: Layout) -> dict[str, Any] | None:
     return manifest
 
 
-def records(layout: Layout, shards: Iterable[int]) -> list[dict[str, Any]]:
+def records(layout: Layout, shards: Sequence[int]) -> list[dict[str, Any]]:
     """The commit records of ``shards``, in their order; raises IntegrityError if one is gone or belongs elsewhere."""
 
     def read(shard: int) -> dict[str, Any]:
@@ -216,7 +217,7 @@ def _duplicates(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _strangers(layout: Layout, committed: set[int]) -> tuple[list[dict[str, Any]], list[str]]:
     """Objects that no writer of this corpus puts, and objects of shards without a record."""
     documents = {"zarr.json", *(f"{name}/zarr.json" for name in ARRAYS)}
-    pattern = re.compile(rf"({'|'.join(ARRAYS)})/c/(\d+)/0/0/0")
+    pattern = re.compile(rf"({'|'.join(ARRAYS)})/c\.(\d+)\.0\.0\.0")
     faults, uncommitted = [], []
     for key in layout.objects.keys("data.zarr"):
         match = pattern.fullmatch(key)
@@ -232,7 +233,13 @@ def _strangers(layout: Layout, committed: set[int]) -> tuple[list[dict[str, Any]
     return faults, uncommitted
 
 
-def each(items: Iterable[Any], what: Callable[[Any], T], at_once: int) -> Iterator[T]:
-    """``what`` of every item, done by ``at_once`` threads, in the order of the items."""
+def each(items: Sequence[Any], what: Callable[[Any], T], at_once: int) -> Iterator[T]:
+    """``what`` of every item, done by ``at_once`` threads, in the order of the items.
+
+    A thread takes some items at a time: with small objects, to hand each over takes as long as to read and hash it.
+    """
+    size = max(1, min(_HANDFUL, len(items) // (4 * at_once)))
+    handfuls = (items[start : start + size] for start in range(0, len(items), size))
     with ThreadPoolExecutor(at_once) as pool:
-        yield from pool.map(what, items)
+        for found in pool.map(lambda handful: list(map(what, handful)), handfuls):
+            yield from found

@@ -8,7 +8,8 @@ fails is a StorageError.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -29,6 +30,7 @@ class Objects:
         self.url = url
         self._remote = storage.is_remote(url)
         self._store: Any = _s3(url) if self._remote else None
+        self._root = "" if self._remote else str(storage.local_path(url))
 
     def get(self, key: str) -> tuple[bytes, str]:
         """A whole object and the tag of the version read; raises FileNotFoundError or StorageError."""
@@ -40,12 +42,18 @@ class Objects:
         return self._call(key, "reading", whole)
 
     def view(self, key: str) -> memoryview:
-        """A whole object without copying it (a bytes copy holds up every other thread); raises as ``get`` does."""
-        return self._call(key, "reading", lambda: memoryview(obstore.get(self._at(), key).bytes()))
+        """A whole object without copying it (a bytes copy holds up every other thread); raises as ``get`` does.
 
-    def document(self, key: str) -> bytes:
-        """A small object; raises as ``get`` does. In a local folder in a third of the time that ``get`` takes."""
-        return self.get(key)[0] if self._remote else storage.read_bytes(storage.join(self.url, key))
+        In a local folder by plain reading: of small files in a third, of large ones in two thirds of obstore's time.
+        """
+
+        def whole() -> memoryview:
+            if self._remote:
+                return memoryview(obstore.get(self._at(), key).bytes())
+            with open(f"{self._root}/{key}", "rb", buffering=0) as file:
+                return memoryview(file.read())
+
+        return self._call(key, "reading", whole)
 
     def tag(self, key: str) -> str:
         """The tag of the version that stands; raises FileNotFoundError or StorageError."""
@@ -62,12 +70,7 @@ class Objects:
         """Every object below ``folder``, sorted, as a path relative to it: one listing; empty if nothing is there."""
         if self._remote:
             return sorted(key for key, _ in self._entries(folder))
-        root = str(storage.local_path(storage.join(self.url, folder)))
-        found: list[str] = []
-        for where, _, names in os.walk(root):  # names alone: to look at each file takes 20 times as long
-            below = where[len(root) + 1 :]
-            found += [f"{below}/{name}" if below else name for name in names if not name.endswith(".tmp")]
-        return sorted(found)
+        return sorted(_names(f"{self._root}/{folder}"))
 
     def _entries(self, folder: str) -> list[tuple[str, Any]]:
         def collect() -> list[tuple[str, Any]]:
@@ -160,6 +163,19 @@ class Objects:
 
 class _Changed(Exception):
     pass
+
+
+def _names(folder: str, below: str = "") -> Iterator[str]:
+    """Every file below a folder that may be absent, but for half-written ones.
+
+    By names alone (to look at each file takes 20 times as long) and without ``os.walk`` (half as long again).
+    """
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _names(entry.path, f"{below}{entry.name}/")
+            elif not entry.name.endswith(".tmp"):
+                yield below + entry.name
 
 
 def _first_line(error: BaseException) -> str:

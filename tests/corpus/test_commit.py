@@ -54,7 +54,7 @@ def test_the_record_comes_last_and_describes_the_bytes(layout: Layout, monkeypat
     monkeypatch.setattr(layout.objects, "create", note_create)
     outcome = write_shard(layout, 2, arrays(2), lambda: {"device": "cpu"})
     assert outcome.written
-    assert puts == ["data.zarr/image/c/2/0/0/0", "data.zarr/soft_label/c/2/0/0/0", "commits/00000002.json"]
+    assert puts == ["data.zarr/image/c.2.0.0.0", "data.zarr/soft_label/c.2.0.0.0", "commits/00000002.json"]
     assert (outcome.record["first"], outcome.record["count"]) == (16, 8)
     assert outcome.record["objects"]["image"]["decoded_sha256"] == sha256(arrays(2)["image"])
     assert in_order(layout, 2)

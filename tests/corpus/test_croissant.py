@@ -63,7 +63,7 @@ def test_mlcroissant_takes_it_without_a_warning(layout: Layout, monkeypatch: pyt
     described = layout.read_json("croissant.json")
     found = layout.read_json("manifest.json")
     metadata = loaded(described, monkeypatch).metadata
-    assert metadata.version == f"1.3.0+{found['digest'][:12]}"
+    assert metadata.version == f"2.3.0+{found['digest'][:12]}"
     assert metadata.license == ["https://spdx.org/licenses/CC-BY-4.0"]
     assert metadata.date_published.isoformat() == "2023-11-14T22:13:22+00:00"  # of shard 2, the last
     assert metadata.description.startswith("24 synthetic pairs of a SAR image (vv; 8 x 8 pixels)")
@@ -150,7 +150,7 @@ def test_it_is_written_again_only_if_the_corpus_grew(place: str) -> None:
     assert storage.read_bytes(layout.place("croissant.json")) == before
     fill(layout, range(3, 4))
     assert croissant.write(layout) is True
-    assert layout.read_json("croissant.json")["version"].startswith("1.4.0+")
+    assert layout.read_json("croissant.json")["version"].startswith("2.4.0+")
     storage.put(layout.place("croissant.json"), b"cut sh")
     assert croissant.write(layout) is True
 

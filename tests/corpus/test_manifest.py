@@ -48,16 +48,16 @@ def test_each_kind_of_damage_is_named(layout: Layout) -> None:
     storage.put(at(layout.key("image", 0)), bytes(altered))
     storage.delete(at(layout.key("soft_label", 1)))
     storage.put(at(layout.key("image", 2)), storage.read_bytes(at(layout.key("image", 2)))[:-1])
-    storage.put(at("data.zarr/image/c/77/0/0/0"), b"work in hand")
+    storage.put(at("data.zarr/image/c.77.0.0.0"), b"work in hand")
     storage.put(at("data.zarr/notes.txt"), b"hello")
     storage.delete(at(layout.commit_key(3)))
     found = manifest.verify(layout)
     kinds = [(fault["kind"], fault["shard"]) for fault in found["faults"]]
     assert kinds == [("altered", 0), ("missing", 1), ("truncated", 2), ("foreign", None), ("manifest", 3)]
     assert found["uncommitted"] == [
-        "data.zarr/image/c/3/0/0/0",
-        "data.zarr/image/c/77/0/0/0",
-        "data.zarr/soft_label/c/3/0/0/0",
+        "data.zarr/image/c.3.0.0.0",
+        "data.zarr/image/c.77.0.0.0",
+        "data.zarr/soft_label/c.3.0.0.0",
     ]
     before = storage.read_bytes(at("manifest.json"))
     with pytest.raises(IntegrityError, match="3 faults"):
