@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 # Makes the sampler; called once in the driver and once in each actor, so it must pickle.
 SamplerFactory = Callable[[], PairSampler]
-_BEAT_S = 0.5
+_BEAT_S = 1.0  # each costs the cores of a small machine some milliseconds
 # A shard in hand on a node that leaves is given up so long before: time to tell the desk.
 _MARGIN_S = 5.0
 

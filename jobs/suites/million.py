@@ -30,7 +30,7 @@ from jobs import generate
 from jobs._cli import Stop
 from jobs.suites._generate import generate_settings
 from jobs.suites._tiny_sampler import TinySampler
-from jobs.suites._watch import Commits
+from jobs.suites._watch import Commits, peak_mb
 
 SHARD = 256  # samples a shard: what 256x256 tiles have
 ACTORS = 2
@@ -91,7 +91,7 @@ def _memory_at(commits: Commits, shards: int) -> Iterator[dict[str, float]]:
             while not (commits.seen and commits.seen[-1][1] >= mark * shards):
                 if over.wait(0.2):
                     return
-            found[f"{mark:.0%}"] = _peak_mb()
+            found[f"{mark:.0%}"] = peak_mb()
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -100,12 +100,7 @@ def _memory_at(commits: Commits, shards: int) -> Iterator[dict[str, float]]:
     finally:
         over.set()
         thread.join()
-        found["with its manifest"] = _peak_mb()
-
-
-def _peak_mb() -> float:
-    status = Path("/proc/self/status").read_text()  # ru_maxrss would count the parent's memory before exec
-    return round(int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6, 1)
+        found["with its manifest"] = peak_mb()
 
 
 def _timed(what: Any) -> float:

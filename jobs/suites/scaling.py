@@ -7,12 +7,14 @@ store, Ray, the driver) is real, and is what is measured.
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from dakter import storage
@@ -24,6 +26,7 @@ from jobs import generate
 from jobs._cli import Stop
 from jobs._ray import RayConfig, session
 from jobs.suites import _moto
+from jobs.suites._driver_growth import growth
 from jobs.suites._generate import generate_settings
 from jobs.suites._paced_sampler import PacedSampler
 from jobs.suites._watch import Commits
@@ -40,20 +43,26 @@ class Sizes:
 
     Attributes:
         actors: how many draw at once, one measurement each.
+        tile_px, shard: rows and columns of a tile; samples of a shard.
         shards_each: shards of every actor, the same for any number of them.
         committers, commits_each: threads that commit at once, and shards of each.
+        counts: shards of a corpus, one look at the driver each.
+        repeats: of each measurement; medians are told.
     """
 
-    actors: tuple[int, ...]
-    tile_px: int
-    shard: int
-    shards_each: int
-    committers: int
-    commits_each: int
+    actors: tuple[int, ...] = (1, 2)
+    tile_px: int = 64
+    shard: int = 16
+    shards_each: int = 2
+    committers: int = 8
+    commits_each: int = 1
+    counts: tuple[int, ...] = (20, 40)
+    repeats: int = 1
 
 
-FULL = Sizes((1, 2, 4, 8), 256, 64, 12, 64, 2)
-SHORT = Sizes((1, 2), 64, 16, 2, 8, 1)
+FULL = Sizes((1, 2, 4, 8), 256, 64, 12, 64, 2, (1000, 3000, 10_000), 3)
+SHORT = Sizes()
+SHARES = (0.6, 0.8, 1.0)  # of the writer's limit, offered by the most actors: where the curve bends
 
 
 def run(settings: Any, stop: Stop) -> dict[str, Any]:
@@ -72,48 +81,74 @@ def measure(folder: Path, sizes: Sizes, stop: Stop) -> dict[str, Any]:
                 for name, url in (("local", str(folder)), ("s3", bucket))
             }
         with session(RayConfig(num_cpus=max(sizes.actors))):
-            return {"weak_scaling": weak_scaling(folder, sizes, stop), "commits_at_once": at_once}
+            weak = weak_scaling(folder, sizes, stop)
+        return {
+            "weak_scaling": weak,
+            "commits_at_once": at_once,
+            "driver_by_number_of_shards": growth(folder / "growth", sizes.counts, stop),
+        }
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@dataclass(frozen=True)
+class Delivery:
+    """One generation: samples per second from the first one begun to the last commit, and how busy the cores were."""
+
+    per_second: float
+    cores_busy: float
+
+
 def weak_scaling(folder: Path, sizes: Sizes, stop: Stop) -> dict[str, Any]:
-    """Delivered over offered rate by number of actors, beside the rate of actors that do not sleep at all."""
-    pace = H100_PER_SECOND
-    limit = _delivered(folder / "limit", sizes, max(sizes.actors), 0.0, stop)
+    """Delivered over offered rate by number of actors, beside the rate of actors that do not sleep at all.
+
+    Why it bends: ``cores_busy`` is the share of the machine's cores in use meanwhile. Where it nears 1, compressing,
+    hashing and copying on these cores is the limit; where it does not, something that the actors wait for is.
+    """
+    most = max(sizes.actors)
+    limit = _delivered(folder / "limit", sizes, most, 0.0, stop)
+    offers = [(actors, H100_PER_SECOND) for actors in sizes.actors]
+    offers += [(most, share * limit.per_second / most) for share in SHARES]
     rows = []
-    for actors in sizes.actors:
-        delivered = _delivered(folder / f"paced-{actors}", sizes, actors, pace, stop)
+    for number, (actors, pace) in enumerate(offers):
+        found = _delivered(folder / f"paced-{number}", sizes, actors, pace, stop)
         offered = actors * pace
         rows.append(
             {
                 "actors": actors,
+                "samples_per_second_of_one_actor": round(pace, 2),
                 "offered_per_second": round(offered, 1),
-                "offered_over_writers_limit": round(offered / limit, 3),
-                "efficiency": round(delivered / offered, 4),
+                "offered_over_writers_limit": round(offered / limit.per_second, 3),
+                "efficiency": round(found.per_second / offered, 4),
+                "cores_busy": round(found.cores_busy, 3),
             }
         )
     return {
         "tile_px": sizes.tile_px,
-        "samples_per_second_of_one_actor": round(pace, 2),
-        "writers_limit_per_second": round(limit, 1),
-        "curve": rows,
+        "cores": os.cpu_count(),
+        "writers_limit_per_second": round(limit.per_second, 1),
+        "writers_limit_cores_busy": round(limit.cores_busy, 3),
+        "curve": rows[: len(sizes.actors)],
+        "shares_of_the_writers_limit": rows[len(sizes.actors) :],
     }
 
 
-def _delivered(folder: Path, sizes: Sizes, actors: int, pace: float, stop: Stop) -> float:
-    """Samples per second from the first one begun to the last commit seen; ``pace``: of each actor, 0: no sleep."""
+def _delivered(folder: Path, sizes: Sizes, actors: int, pace: float, stop: Stop) -> Delivery:
+    """Medians of some generations; ``pace``: samples per second of each actor, 0: no sleep."""
     num_samples = actors * sizes.shards_each * sizes.shard
     settings = generate_settings(str(folder), num_samples, sizes.shard, actors)
     factory = functools.partial(PacedSampler, sizes.tile_px, micro_batch=16, per_second=pace, bases=16)
-    with Commits(settings.place("corpus")) as commits:
-        generate.run_with(settings, stop, factory)
-    layout = Layout.open(settings.place("corpus"))
-    facts: list[Mapping[str, Any]] = [record["facts"] for record in records(layout, layout.committed())]
-    began = min(row["committed_at"] - row["worker_s"] for row in facts)
-    rate = len(facts) * sizes.shard / (commits.at(len(facts)) - began)
-    shutil.rmtree(folder)
-    return rate
+    found = []
+    for _ in range(sizes.repeats):
+        with Commits(settings.place("corpus")) as commits:
+            generate.run_with(settings, stop, factory)
+        layout = Layout.open(settings.place("corpus"))
+        facts: list[Mapping[str, Any]] = [record["facts"] for record in records(layout, layout.committed())]
+        began = min(row["committed_at"] - row["worker_s"] for row in facts)
+        ended = commits.at(len(facts))
+        found.append((len(facts) * sizes.shard / (ended - began), commits.cores_busy(began, ended)))
+        shutil.rmtree(folder)
+    return Delivery(*(median(column) for column in zip(*found, strict=True)))
 
 
 def commit_at_once(url: str, sizes: Sizes) -> dict[str, Any]:
@@ -121,8 +156,10 @@ def commit_at_once(url: str, sizes: Sizes) -> dict[str, Any]:
     sampler = PacedSampler(sizes.tile_px, micro_batch=16, bases=16)
     count = sizes.committers * sizes.commits_each
 
-    def rate(name: str, threads: int) -> float:
-        layout = Layout.begin(storage.join(url, name), CorpusConfig(samples_per_shard=sizes.shard).identity(sampler))
+    def rate(threads: int) -> float:
+        layout = Layout.begin(
+            storage.join(url, f"by-{threads}"), CorpusConfig(samples_per_shard=sizes.shard).identity(sampler)
+        )
         layout.grow(count)
 
         def commit(shard: int) -> bool:
@@ -139,7 +176,7 @@ def commit_at_once(url: str, sizes: Sizes) -> dict[str, Any]:
         storage.remove_folder(layout.url)
         return count / seconds
 
-    alone, beside = rate("alone", 1), rate("beside", sizes.committers)
+    alone, beside = (median(rate(threads) for _ in range(sizes.repeats)) for threads in (1, sizes.committers))
     return {
         "committers": sizes.committers,
         "shards": count,

@@ -15,6 +15,7 @@ from jobs._cli import Stop
 from jobs._ray import RayConfig, session
 from jobs.suites import _knee, _reading, corpus, encoding, million, scaling
 from jobs.suites._delivery import deliver, demo_model
+from jobs.suites._driver_growth import growth
 from jobs.suites._paced_sampler import PacedSampler, entropy_nats
 from jobs.suites._tiny_sampler import TinySampler
 
@@ -79,11 +80,10 @@ def test_delivery_of_the_demo_network(tmp_path: Path) -> None:
             bare_s=1.0,
             stop=Stop(),
         )
-    assert found["bare_per_second_one_of_several"] > 0
-    assert 0 < found["share_of_n_times_bare_one_of_several"]["local"] < 2
-    assert found["committed_per_second"]["local"] == pytest.approx(
-        2 * found["bare_per_second_one_of_several"] * found["share_of_n_times_bare_one_of_several"]["local"], rel=0.01
-    )
+    share = found["share_of_n_times_bare_one_of_several"]["local"]
+    assert 0 < share < 2
+    bare = found["bare_per_second_one_of_several"]["local"]
+    assert found["committed_per_second"]["local"] == pytest.approx(2 * bare * share, rel=0.01)
 
 
 def test_million_at_a_thousandth(tmp_path: Path) -> None:
@@ -105,8 +105,17 @@ def test_weak_scaling_tells_what_was_offered_and_what_came(tmp_path: Path) -> No
         found = scaling.weak_scaling(tmp_path, scaling.Sizes((1, 2), 16, 16, 2, 1, 1), Stop())
     pace = scaling.H100_PER_SECOND
     assert [row["offered_per_second"] for row in found["curve"]] == pytest.approx([pace, 2 * pace], abs=0.1)
-    assert all(0 < row["efficiency"] < 1.05 for row in found["curve"])
-    assert found["writers_limit_per_second"] > 0
+    rows = [*found["curve"], *found["shares_of_the_writers_limit"]]
+    assert all(0 < row["efficiency"] < 1.05 and 0 < row["cores_busy"] <= 1 for row in rows)
+    shares = [row["offered_over_writers_limit"] for row in found["shares_of_the_writers_limit"]]
+    assert shares == pytest.approx(scaling.SHARES, abs=0.01)
+
+
+def test_the_driver_is_looked_at_by_number_of_shards(tmp_path: Path) -> None:
+    small, large = growth(tmp_path, (4, 8), Stop())
+    assert (small["shards"], large["shards"]) == (4, 8)
+    assert large["driver_peak_rss_mb"] >= large["driver_rss_mb_before"] > 50
+    assert min(small["driver_cpu_ms_per_shard"], small["shards_per_second"]) > 0
 
 
 def test_encodings_are_told_apart_at_the_entropies_stated() -> None:
