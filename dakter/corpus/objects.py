@@ -8,8 +8,7 @@ fails is a StorageError.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -70,7 +69,12 @@ class Objects:
         """Every object below ``folder``, sorted, as a path relative to it: one listing; empty if nothing is there."""
         if self._remote:
             return sorted(key for key, _ in self._entries(folder))
-        return sorted(_names(f"{self._root}/{folder}"))
+        root = f"{self._root}/{folder}"
+        found: list[str] = []
+        for where, _, names in os.walk(root):  # names alone: to look at each file takes 20 times as long
+            below = where[len(root) + 1 :]
+            found += [f"{below}/{name}" if below else name for name in names if not name.endswith(".tmp")]
+        return sorted(found)
 
     def _entries(self, folder: str) -> list[tuple[str, Any]]:
         def collect() -> list[tuple[str, Any]]:
@@ -163,19 +167,6 @@ class Objects:
 
 class _Changed(Exception):
     pass
-
-
-def _names(folder: str, below: str = "") -> Iterator[str]:
-    """Every file below a folder that may be absent, but for half-written ones.
-
-    By names alone (to look at each file takes 20 times as long) and without ``os.walk`` (half as long again).
-    """
-    with suppress(FileNotFoundError), os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from _names(entry.path, f"{below}{entry.name}/")
-            elif not entry.name.endswith(".tmp"):
-                yield below + entry.name
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from statistics import median
@@ -16,14 +13,15 @@ import torch
 
 from dakter import storage
 from dakter.corpus.layout import Layout
-from dakter.corpus.manifest import records
 from dakter.diffusion.network import JointUNet
 from dakter.diffusion.pipeline import JointDiffusionPipeline, save_model
 from dakter.schema import OSD
 from jobs import generate, train
 from jobs._cli import Stop, resolve
 from jobs._model_sampler import ModelSampler
+from jobs.suites import _apart
 from jobs.suites._generate import generate_settings
+from jobs.suites._watch import clock
 
 log = logging.getLogger("dakter.jobs.benchmark")
 
@@ -69,15 +67,8 @@ def sample_in_memory(model: str, seconds: float) -> dict[str, float]:
 
 def bare_rate(model: str, count: int, seconds: float) -> float:
     """Mean samples per second of one of ``count`` processes that sample in memory at the same time."""
-    code = (
-        "import json, sys; from jobs.suites._delivery import sample_in_memory; "
-        "print(json.dumps(sample_in_memory(sys.argv[1], float(sys.argv[2]))))"
-    )
-    started = [
-        subprocess.Popen([sys.executable, "-c", code, model, str(seconds)], stdout=subprocess.PIPE, text=True)
-        for _ in range(count)
-    ]
-    found = [json.loads(process.communicate()[0].splitlines()[-1]) for process in started]
+    started = [_apart.start(sample_in_memory, model, seconds) for _ in range(count)]
+    found = [_apart.result(process) for process in started]
     overlap_s = min(row["end"] for row in found) - max(row["begin"] for row in found)
     if overlap_s < 0.6 * seconds:
         log.warning("bare sampling: the processes overlapped for %.1f of %.1f s only", overlap_s, seconds)
@@ -97,11 +88,11 @@ def deliver(
 ) -> dict[str, Any]:
     """Samples per second committed by ``jobs/generate.py``, at each of ``places`` (name, URL), beside bare sampling.
 
-    The clock runs from the moment the first sample was begun to the moment the last commit record was put: encoding,
-    hashing, storing, committing and an actor that comes late or ends early are in it; Ray's start, the model's loading
-    and the manifest are not (``seconds_outside_the_clock``). Bare sampling is measured before each repeat, in one
-    process alone and in ``actors`` processes at a time, beside the same Ray session: on shared cores the second is what
-    N actors can reach. The S3 server of the suite works on these cores too.
+    The clock runs from the moment the first sample was begun to the last commit (``_watch.clock``): encoding, hashing,
+    storing, committing and an actor that comes late or ends early are in it; Ray's start, the model's loading and the
+    manifest are not (``seconds_outside_the_clock``). Bare sampling is measured before each repeat, in one process alone
+    and in ``actors`` processes at a time, beside the same Ray session: on shared cores the second is what N actors can
+    reach. The S3 server of the suite works on these cores too.
     """
     alone: list[float] = []
     beside: dict[str, list[float]] = {name: [] for name, _ in places}
@@ -117,11 +108,9 @@ def deliver(
             generate.run(settings, stop)
             whole_s = time.monotonic() - begin
             layout = Layout.open(corpus)
-            facts = [record["facts"] for record in records(layout, layout.committed())]
-            # By the workers' clocks: to look for commits from outside would take the cores' and the store's time.
-            first = min(row["committed_at"] - row["worker_s"] for row in facts)
-            clock_s = max(row["committed_at"] for row in facts) - first
-            rates[name].append(len(facts) * samples_per_shard / clock_s)
+            first, last = clock(layout)
+            clock_s = last - first
+            rates[name].append(len(layout.committed()) * samples_per_shard / clock_s)
             outside.append(whole_s - clock_s)
             storage.remove_folder(corpus)
     return {

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import functools
-import json
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +13,7 @@ from dakter.corpus import manifest
 from dakter.corpus.layout import Layout
 from jobs import generate
 from jobs._cli import Stop
+from jobs.suites import _apart
 from jobs.suites._generate import generate_settings
 from jobs.suites._tiny_sampler import TinySampler
 from jobs.suites._watch import peak_mb
@@ -35,20 +33,13 @@ def growth(folder: Path, counts: Sequence[int], stop: Stop) -> list[dict[str, An
     rows = []
     for shards in counts:
         stop.check("a suite keeps nothing unless it ends")
-        code = "import sys; from jobs.suites._driver_growth import drive; drive(sys.argv[1], int(sys.argv[2]))"
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(folder / str(shards)), str(shards)],
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
+        rows.append(_apart.result(_apart.start(drive, str(folder / str(shards)), shards)))
         shutil.rmtree(folder / str(shards))
     return rows
 
 
-def drive(out: str, shards: int) -> None:
-    """In a process of its own: make a corpus of so many shards; prints the figures."""
+def drive(out: str, shards: int) -> dict[str, float]:
+    """In a process of its own: make a corpus of so many shards; the row of ``growth``."""
     settings = generate_settings(out, shards * _SAMPLES, _SAMPLES, _ACTORS)
     factory = functools.partial(TinySampler, micro_batch=_SAMPLES)
     before_mb, began, cpu_began = peak_mb(), time.time(), time.process_time()
@@ -58,7 +49,7 @@ def drive(out: str, shards: int) -> None:
     ends = [float(row["facts"]["committed_at"]) for row in manifest.records(layout, layout.committed())]
     assert len(ends) == shards, (len(ends), shards)
     between_s = max(ends) - min(ends)
-    figures = {
+    return {
         "shards": shards,
         "driver_rss_mb_before": before_mb,
         "driver_peak_rss_mb": peak_mb(),
@@ -66,4 +57,3 @@ def drive(out: str, shards: int) -> None:
         "shards_per_second": round((shards - 1) / between_s, 1),
         "seconds_besides": round(seconds - between_s, 1),
     }
-    print(json.dumps(figures))

@@ -6,8 +6,11 @@ import threading
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from dakter import storage
+from dakter.corpus.layout import Layout
+from dakter.corpus.manifest import records
 
 
 def peak_mb() -> float:
@@ -16,41 +19,36 @@ def peak_mb() -> float:
     return round(int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6, 1)
 
 
-class Commits:
-    """While this context is open, notes when each number of commit records below ``corpus`` was first seen.
+def clock(layout: Layout) -> tuple[float, float]:
+    """When the first sample of a corpus was begun, and when the last shard stood but for its commit record, which
+    comes within milliseconds: time.time() by the workers' clocks, in their commit records.
 
-    And how busy the machine's cores are, by all that runs on it.
+    To look for commits from outside, many times a second, would take time of the cores and of the store.
     """
+    facts = [record["facts"] for record in records(layout, layout.committed())]
+    began = min(float(row["committed_at"]) - float(row["worker_s"]) for row in facts)
+    return began, max(float(row["committed_at"]) for row in facts)
 
-    def __init__(self, corpus: str, every_s: float = 0.1):
-        self._url, self._every_s = storage.join(corpus, "commits"), every_s
-        self._over = threading.Event()
+
+class _Watch:
+    """Looks again and again in a thread, while this context is open, and once more at its end."""
+
+    def __init__(self, every_s: float):
+        self._every_s, self._over = every_s, threading.Event()
         self._thread = threading.Thread(target=self._watch, name="dakter-watch", daemon=True)
-        self.seen: list[tuple[float, int]] = []
-        self._cores: list[tuple[float, int, int]] = []
 
-    def at(self, count: int) -> float:
-        """time.time() at which at least ``count`` records were first seen."""
-        return next(when for when, number in self.seen if number >= count)
-
-    def cores_busy(self, begin: float, end: float) -> float:
-        """Share of the cores' time that was used between two times (time.time()), 0 to 1."""
-        _, idle_a, all_a = max((row for row in self._cores if row[0] <= begin), default=self._cores[0])
-        _, idle_b, all_b = min((row for row in self._cores if row[0] >= end), default=self._cores[-1])
-        return 1 - (idle_b - idle_a) / max(1, all_b - all_a)
+    def _look(self) -> None:
+        raise NotImplementedError
 
     def _watch(self) -> None:
         while True:
-            self._cores.append((time.time(), *_cpu_ticks()))
             last = self._over.is_set()
-            number = len(storage.sizes(self._url))
-            if not self.seen or number > self.seen[-1][1]:
-                self.seen.append((time.time(), number))
+            self._look()
             if last:
                 return
             self._over.wait(self._every_s)
 
-    def __enter__(self) -> Commits:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -61,7 +59,33 @@ class Commits:
         self._thread.join()
 
 
-def _cpu_ticks() -> tuple[int, int]:
-    """Ticks of all cores since the machine began: idle or waiting for a disk, and all."""
-    ticks = [int(word) for word in Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]]
-    return ticks[3] + ticks[4], sum(ticks)
+class Commits(_Watch):
+    """Notes when each number of commit records below ``corpus`` was first seen: (time.time(), number)."""
+
+    def __init__(self, corpus: str, every_s: float):
+        super().__init__(every_s)
+        self._url = storage.join(corpus, "commits")
+        self.seen: list[tuple[float, int]] = []
+
+    def _look(self) -> None:
+        number = len(storage.sizes(self._url))
+        if not self.seen or number > self.seen[-1][1]:
+            self.seen.append((time.time(), number))
+
+
+class Cores(_Watch):
+    """Notes how busy the machine's cores are, by all that runs on it."""
+
+    def __init__(self, every_s: float = 0.1):
+        super().__init__(every_s)
+        self._seen: list[tuple[float, int, int]] = []
+
+    def _look(self) -> None:
+        ticks = [int(word) for word in Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]]
+        self._seen.append((time.time(), ticks[3] + ticks[4], sum(ticks)))  # idle or waiting for a disk; all
+
+    def busy(self, begin: float, end: float) -> float:
+        """Share of their time that was used between two times (time.time()), 0 to 1."""
+        _, idle_a, all_a = max((row for row in self._seen if row[0] <= begin), default=self._seen[0])
+        _, idle_b, all_b = min((row for row in self._seen if row[0] >= end), default=self._seen[-1])
+        return 1 - (idle_b - idle_a) / max(1, all_b - all_a)

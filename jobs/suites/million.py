@@ -7,11 +7,8 @@ takes when nearly all of it stands.
 from __future__ import annotations
 
 import functools
-import json
 import os
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -28,6 +25,7 @@ from dakter.corpus.shard import sha256
 from dakter.corpus.status import status
 from jobs import generate
 from jobs._cli import Stop
+from jobs.suites import _apart
 from jobs.suites._generate import generate_settings
 from jobs.suites._tiny_sampler import TinySampler
 from jobs.suites._watch import Commits, peak_mb
@@ -146,20 +144,17 @@ def _resume(folder: Path, layout: Layout, num_samples: int, missing: int) -> dic
             storage.delete(layout.place(key))
     storage.delete(layout.place("manifest.json"))
     mark = folder / "mark"
-    code = "import sys; from jobs.suites.million import resume; resume(sys.argv[1], int(sys.argv[2]))"
     begin = time.time()
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(folder), str(num_samples)], stdout=subprocess.PIPE, text=True, check=True
-    )
+    again = _apart.result(_apart.start(resume, str(folder), num_samples))
     # The driver makes no sample: the earliest mark is that of the first actor to begin a shard.
     return {
         "seconds": min(float(name.split("-")[0]) for name in os.listdir(mark)) - begin,
-        **json.loads(done.stdout.splitlines()[-1]),
+        **again,
     }
 
 
-def resume(folder: str, num_samples: int) -> None:
-    """In a process of its own: the same command again; prints the digest."""
+def resume(folder: str, num_samples: int) -> dict[str, str]:
+    """In a process of its own: the same command again."""
     factory = functools.partial(TinySampler, mark=f"{folder}/mark")
     figures = generate.run_with(_settings(Path(folder), num_samples), Stop(), factory)
-    print(json.dumps({"digest": figures["corpus_digest"]}))
+    return {"digest": figures["corpus_digest"]}

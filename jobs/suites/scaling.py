@@ -10,7 +10,6 @@ import functools
 import os
 import shutil
 import time
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 from dakter import storage
 from dakter.corpus.commit import write_shard
 from dakter.corpus.layout import CorpusConfig, Layout
-from dakter.corpus.manifest import records, verify
+from dakter.corpus.manifest import verify
 from dakter.corpus.pack import make
 from jobs import generate
 from jobs._cli import Stop
@@ -29,7 +28,7 @@ from jobs.suites import _moto
 from jobs.suites._driver_growth import growth
 from jobs.suites._generate import generate_settings
 from jobs.suites._paced_sampler import PacedSampler
-from jobs.suites._watch import Commits
+from jobs.suites._watch import Cores, clock
 
 # Pairs of 256x256 that one H100 would draw in a second, a stated rate, not a measured one: 989 TFLOPS (dense bf16 of
 # the SXM form, its data sheet), a quarter of them reached, over 20 solver steps and 4 draws of the read-out of 91.04
@@ -140,13 +139,12 @@ def _delivered(folder: Path, sizes: Sizes, actors: int, pace: float, stop: Stop)
     factory = functools.partial(PacedSampler, sizes.tile_px, micro_batch=16, per_second=pace, bases=16)
     found = []
     for _ in range(sizes.repeats):
-        with Commits(settings.place("corpus")) as commits:
+        with Cores() as cores:
             generate.run_with(settings, stop, factory)
         layout = Layout.open(settings.place("corpus"))
-        facts: list[Mapping[str, Any]] = [record["facts"] for record in records(layout, layout.committed())]
-        began = min(row["committed_at"] - row["worker_s"] for row in facts)
-        ended = commits.at(len(facts))
-        found.append((len(facts) * sizes.shard / (ended - began), commits.cores_busy(began, ended)))
+        assert len(layout.committed()) * sizes.shard == num_samples
+        began, ended = clock(layout)
+        found.append((num_samples / (ended - began), cores.busy(began, ended)))
         shutil.rmtree(folder)
     return Delivery(*(median(column) for column in zip(*found, strict=True)))
 

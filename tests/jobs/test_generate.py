@@ -16,91 +16,24 @@ from typing import Any
 import pytest
 import torch
 from fake_pairs import FakeSampler
+from generation import SAMPLES, SHARD, in_process, own_ray, run, run_in_process, settings, traced, undisturbed, verify
 
 from dakter import storage
-from dakter.corpus import ledger, manifest, quote
-from dakter.corpus.commit import write_shard
-from dakter.corpus.layout import CorpusConfig, Layout
+from dakter.corpus import ledger, quote
+from dakter.corpus.layout import Layout
 from dakter.corpus.reader import CorpusReader
 from dakter.corpus.regenerate import compare
-from dakter.corpus.shard import compute
 from dakter.diffusion.network import JointUNet, NetworkConfig
 from dakter.diffusion.pipeline import JointDiffusionPipeline, save_model
 from dakter.diffusion.schedule import DiffusionConfig
-from dakter.errors import ConflictError, DakterError, IntegrityError, Stopped
+from dakter.errors import ConflictError, DakterError, Stopped
 from dakter.schema import OSD
-from jobs import _cli, _generation, generate
 from jobs import _corpus_verbs as verbs
+from jobs import _generation, generate
 from jobs._cli import Stop
-from jobs._ray import RayConfig, session
 from jobs._shards import Row
 
-SAMPLES, SHARD = 48, 8
-
-
-@pytest.fixture(scope="module")
-def own_ray(s3_server: str) -> Iterator[Any]:
-    """One loopback Ray for the whole module, its workers set up for the S3 server."""
-    tests = str(Path(__file__).parents[1])
-    names = {
-        "PYTHONPATH": os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")]),
-        "AWS_ENDPOINT_URL": s3_server,
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**names, "AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1"}.items():
-            patch.setenv(name, value)
-        with session(RayConfig(num_cpus=4)) as ray:
-            yield ray
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Digest of the corpus as a plain loop makes it, without any Ray."""
-    config = CorpusConfig(samples_per_shard=SHARD)
-    layout = Layout.begin(str(tmp_path_factory.mktemp("plain")), config.identity(FakeSampler()))
-    for shard in range(SAMPLES // SHARD):
-        write_shard(layout, shard, compute(FakeSampler(), shard * SHARD, SHARD))
-    return str(manifest.finalise(layout)["digest"])
-
-
-def in_process(ray: Any, factory: Any, work: Any, config: Any, **other: Any) -> Iterator[Row]:
-    """In place of ``fan_out``, where the pool of actors is not what a test is about."""
-    layout = Layout.open(work.corpus)
-    for shard in work.shards:
-        write_shard(layout, shard, compute(factory(), shard * layout.samples_per_shard, layout.samples_per_shard))
-        yield Row(shard, "written", 1)
-
-
-def run_in_process(settings: generate.GenerateSettings, **sampler: Any) -> dict[str, Any]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_generation, "fan_out", in_process)
-        return run(settings, **sampler)
-
-
-def settings(out: str | Path, **changes: Any) -> generate.GenerateSettings:
-    over = {
-        "out": str(out),
-        "corpus.num_samples": SAMPLES,
-        "corpus.samples_per_shard": SHARD,
-        "ray.generate_cpus": 1,
-        **{key.replace("__", "."): value for key, value in changes.items()},
-    }
-    return _cli.resolve(generate.GenerateSettings, overrides=over)
-
-
-def run(settings: generate.GenerateSettings, stop: Stop | None = None, **sampler: Any) -> dict[str, Any]:
-    return generate.run_with(settings, stop or Stop(), functools.partial(FakeSampler, **sampler))
-
-
-def verify(settings: generate.GenerateSettings, **options: bool) -> dict[str, Any]:
-    return verbs.verify_with(settings, Stop(), verbs.VerifyOptions(**options), FakeSampler)
-
-
-def traced(folder: Path) -> list[int]:
-    """First index of each micro-batch that was computed."""
-    return sorted(int(path.name.split("-")[0]) for path in folder.iterdir())
+__all__ = ["own_ray", "undisturbed"]  # fixtures
 
 
 def when(ready: Callable[[], bool], then: Callable[[], None]) -> threading.Thread:
@@ -232,46 +165,6 @@ def test_rows_that_are_lost_without_a_word_are_made_again(
     assert not storage.exists(str(tmp_path / "b" / "corpus" / "manifest.json"))
 
 
-def test_verify_names_the_fault_and_exits_1(own_ray: Any, undisturbed: str, tmp_path: Path) -> None:
-    run_in_process(settings(tmp_path, corpus__num_samples=8))
-    layout = Layout.open(str(tmp_path / "corpus"))
-    data = bytearray(storage.read_bytes(layout.place(layout.key("image", 0))))
-    data[7] ^= 1
-    storage.put(layout.place(layout.key("image", 0)), bytes(data))
-    with pytest.raises(IntegrityError, match=r"altered: shard 0 data\.zarr/image/c.0.0.0.0") as raised:
-        verify(settings(tmp_path))
-    assert raised.value.exit_status == 1
-    assert storage.read_json(str(tmp_path / "stages" / "verify.json"))["faults"][0]["kind"] == "altered"
-
-
-def test_repair_makes_just_the_broken_shards_again(own_ray: Any, undisturbed: str, tmp_path: Path) -> None:
-    run_in_process(settings(tmp_path))
-    layout = Layout.open(str(tmp_path / "corpus"))
-    storage.put(layout.place(layout.key("image", 1)), b"cut")
-    storage.delete(layout.place(layout.key("soft_label", 4)))
-    (trace := tmp_path / "trace").mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_generation, "fan_out", in_process)
-        factory = functools.partial(FakeSampler, trace=str(trace))
-        found = verbs.verify_with(settings(tmp_path), Stop(), verbs.VerifyOptions(repair=True), factory)
-    assert found["repaired"] == [1, 4]
-    assert traced(trace) == [8, 12, 32, 36]
-    assert verify(settings(tmp_path), deep=True)["digest"] == undisturbed
-    assert manifest.read_manifest(layout) is not None
-
-
-def test_only_a_deep_look_finds_what_was_stored_wrong_from_the_start(own_ray: Any, tmp_path: Path) -> None:
-    run_in_process(settings(tmp_path, corpus__num_samples=8))
-    layout = Layout.open(str(tmp_path / "corpus"))
-    record = storage.read_json(layout.place(layout.commit_key(0)))
-    record["objects"]["image"]["decoded_sha256"] = "0" * 64
-    storage.put_json(layout.place(layout.commit_key(0)), record)
-    storage.delete(layout.place("manifest.json"))
-    assert verify(settings(tmp_path))["faults"] == []
-    with pytest.raises(IntegrityError, match="the decoded samples are not those of the record"):
-        verify(settings(tmp_path), deep=True)
-
-
 def test_a_full_disk_is_waited_out_and_costs_no_attempt(own_ray: Any, undisturbed: str, tmp_path: Path) -> None:
     mark = str(tmp_path / "full-")
     ours = settings(tmp_path, corpus__max_attempts=1, ray__generate_workers=1)
@@ -299,37 +192,6 @@ def test_a_cap_stops_cleanly_and_a_higher_one_goes_on(own_ray: Any, undisturbed:
     with pytest.raises(Stopped, match="max_hours is 1e-09"):
         run(settings(tmp_path / "all", budget__max_hours=1e-9))
     assert run_in_process(settings(tmp_path / "all"))["corpus_digest"] == undisturbed
-
-
-def test_a_quote_is_told_from_shards_that_stay(own_ray: Any, undisturbed: str, tmp_path: Path) -> None:
-    ours = settings(tmp_path, ray__generate_workers=2, budget__price_per_hour=4.0)
-    told = verbs.quote_with(ours, Stop(), verbs.QuoteOptions(canary=3), FakeSampler)
-    layout = Layout.open(str(tmp_path / "corpus"))
-    assert len(layout.committed()) == told["measured_shards"] == 3
-    assert (told["num_shards"], told["num_samples"]) == (6, SAMPLES)
-    assert 0 < told["money"]["workers"]["low"] <= told["money"]["workers"]["high"]
-    assert verbs.quote_with(ours, Stop(), verbs.QuoteOptions(canary=2), FakeSampler)["measured_shards"] == 3
-    figures = run(ours)
-    assert figures["corpus_digest"] == undisturbed
-    assert figures["num_samples_made"] == 24
-    compared = figures["quote_against_actual"]
-    assert compared["worker_hours"]["actual"] > 0
-    assert compared["gigabytes"]["actual"] == figures["bytes"] / 1e9
-    assert compared["gigabytes"]["low"] <= figures["bytes"] / 1e9 * 1.2, "shards are alike"
-    after = verbs.quote_with(ours, Stop(), verbs.QuoteOptions(), FakeSampler)
-    assert after["quote_against_actual"] == compared
-
-
-def test_a_partial_corpus_can_be_finalised(own_ray: Any, tmp_path: Path) -> None:
-    layout = Layout.begin(str(tmp_path / "corpus"), CorpusConfig(samples_per_shard=SHARD).identity(FakeSampler()))
-    layout.grow(6)
-    for shard in (0, 3):
-        write_shard(layout, shard, compute(FakeSampler(), shard * SHARD, SHARD))
-    found = verbs.finalise(settings(tmp_path), Stop())
-    assert (found["num_shards"], found["num_samples"]) == (2, 16)
-    assert CorpusReader(layout.url).digest == found["digest"]
-    assert storage.read_json(layout.place("croissant.json"))["name"]
-    assert storage.exists(verbs.gallery(settings(tmp_path), Stop())["gallery"])
 
 
 def test_an_actor_that_cannot_start_fails_the_job(own_ray: Any, tmp_path: Path) -> None:

@@ -83,6 +83,7 @@ def test_delivery_of_the_demo_network(tmp_path: Path) -> None:
     share = found["share_of_n_times_bare_one_of_several"]["local"]
     assert 0 < share < 2
     bare = found["bare_per_second_one_of_several"]["local"]
+    assert bare > 0
     assert found["committed_per_second"]["local"] == pytest.approx(2 * bare * share, rel=0.01)
 
 
@@ -105,6 +106,7 @@ def test_weak_scaling_tells_what_was_offered_and_what_came(tmp_path: Path) -> No
         found = scaling.weak_scaling(tmp_path, scaling.Sizes((1, 2), 16, 16, 2, 1, 1), Stop())
     pace = scaling.H100_PER_SECOND
     assert [row["offered_per_second"] for row in found["curve"]] == pytest.approx([pace, 2 * pace], abs=0.1)
+    assert found["writers_limit_per_second"] > 0
     rows = [*found["curve"], *found["shares_of_the_writers_limit"]]
     assert all(0 < row["efficiency"] < 1.05 and 0 < row["cores_busy"] <= 1 for row in rows)
     shares = [row["offered_over_writers_limit"] for row in found["shares_of_the_writers_limit"]]
