@@ -37,9 +37,9 @@ class BenchmarkSettings(JobSettings):
     suite: Literal["corpus", "million", "encoding", "chaos", "science", "scaling"] = setting(
         "corpus", "; ".join(f"{name}: {text}" for name, text in SUITES.items())
     )
-    tier: Literal["short", "full", "headline", "ablation", "sim", "paper"] = setting(
+    tier: Literal["short", "full", "search", "headline", "ablation", "sim", "paper"] = setting(
         "full",
-        "short: minutes, to see that it works; full: the figures told; headline, ablation, sim, paper: science alone",
+        "short: minutes, to see that it works; full: the figures told; the others: science alone",
     )
     report: bool = setting(False, "science: write the page of the records that are there, do no cell")
     science: ScienceConfig = ScienceConfig()
@@ -77,7 +77,10 @@ def provenance(settings: BenchmarkSettings) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The checkout's commit, ``-dirty`` if files differ from it; "unknown" outside a checkout."""
+    """The checkout's commit, ``-dirty`` if files differ from it; of a copy without one, what DAKTER_COMMIT says.
+
+    "unknown" where neither tells.
+    """
     root = Path(__file__).parents[1]
     try:
         return subprocess.run(
@@ -88,7 +91,7 @@ def commit() -> str:
             check=True,
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get("DAKTER_COMMIT", "unknown")
 
 
 def hardware() -> str:

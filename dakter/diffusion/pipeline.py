@@ -45,6 +45,7 @@ class JointDiffusionPipeline(DiffusionPipeline):
         unet: the joint network.
         scheduler: any diffusers scheduler with the trained noise levels; ``__call__`` steps with it as it is.
         b: scale of the labels. mode, objective, label_loss, clean_t: see DiffusionConfig.
+        dihedral: it learned from turned images, so p(y | x) may be averaged over turns.
         size_px: edge of the square images that the model was trained on.
         class_table: ``ClassTable.to_json()``. bands: names. value_range: raw values at stored 0 and full scale.
     """
@@ -60,6 +61,7 @@ class JointDiffusionPipeline(DiffusionPipeline):
         objective: str = "v",
         label_loss: str = "ce",
         clean_t: float = 0.01,
+        dihedral: bool = False,
         size_px: int = 64,
         class_table: dict[str, Any] | None = None,
         bands: list[str] | tuple[str, ...] = (),
@@ -73,6 +75,7 @@ class JointDiffusionPipeline(DiffusionPipeline):
             objective=objective,
             label_loss=label_loss,
             clean_t=clean_t,
+            dihedral=dihedral,
             size_px=size_px,
             class_table=class_table,
             bands=list(bands),
@@ -87,6 +90,7 @@ class JointDiffusionPipeline(DiffusionPipeline):
         diffusion: DiffusionConfig,
         *,
         b: float,
+        dihedral: bool,
         size_px: int,
         class_table: ClassTable,
         bands: Sequence[str],
@@ -101,6 +105,7 @@ class JointDiffusionPipeline(DiffusionPipeline):
             objective=diffusion.objective,
             label_loss=diffusion.label_loss,
             clean_t=diffusion.clean_t,
+            dihedral=dihedral,
             size_px=size_px,
             class_table=class_table.to_json(),
             bands=tuple(bands),
@@ -156,7 +161,7 @@ class JointDiffusionPipeline(DiffusionPipeline):
     def label(
         self,
         images: torch.Tensor,
-        evaluations: int = 4,
+        evaluations: int = 8,
         seed: int = 0,
         indices: Sequence[int] | np.ndarray | None = None,
         sampler: SamplerConfig | None = None,
@@ -259,6 +264,7 @@ class JointDiffusionPipeline(DiffusionPipeline):
         self, denoiser: Denoiser, images: torch.Tensor, config: SoftLabelConfig, seed: int, indices: Sequence[int]
     ) -> torch.Tensor:
         num_classes, clean_t = int(self.unet.config.num_classes), float(self.config.clean_t)
+        turned = bool(self.config.dihedral)
         if config.mode == "readout":
             return readout(
                 denoiser,
@@ -268,6 +274,7 @@ class JointDiffusionPipeline(DiffusionPipeline):
                 evaluations=config.evaluations,
                 seed=seed,
                 indices=indices,
+                turned=turned,
             )
         return chains(
             denoiser,
@@ -279,6 +286,7 @@ class JointDiffusionPipeline(DiffusionPipeline):
             steps=config.chain_steps,
             seed=seed,
             indices=indices,
+            turned=turned,
         )
 
     def _default_soft_label(self) -> SoftLabelConfig:

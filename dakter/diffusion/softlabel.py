@@ -3,6 +3,10 @@
 The last step's softmax has the almost noise-free label as its input and copies it, hard as it is. The read-out asks the
 network for the label of the finished image with nothing known about the label: t_x at the level that counts as clean
 (``diffusion.clean_t``), t_y = 1, where cross-entropy draws the softmax to p(y | x).
+
+A model that learned from turned images (``train.dihedral``) is asked under another of the eight turns at each
+evaluation, and the answers are turned back before they are averaged: eight evaluations see all of them. It costs
+nothing over the noise draws, which alone hardly differ.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from dakter.config import Config, setting
 from dakter.diffusion.balance import reenter
 from dakter.diffusion.sampler import Denoiser, reverse
 from dakter.diffusion.schedule import add_noise
+from dakter.turns import NUM_TURNS, turn, turn_back
 
 
 class SoftLabelConfig(Config):
@@ -27,7 +32,9 @@ class SoftLabelConfig(Config):
         "last_step: softmax of the sampler's last step (the paper); readout: p(y | x) at once, averaged over noise; "
         "chains: whole label chains given the image, averaged",
     )
-    evaluations: int = setting(4, "noise draws of the read-out, or chains, averaged for one image", ge=1)
+    evaluations: int = setting(
+        4, "evaluations of the read-out (each its own noise and turn), or chains, averaged for one image", ge=1
+    )
     chain_steps: int = setting(5, "network evaluations of one chain", ge=1)
 
 
@@ -45,12 +52,15 @@ def readout(
     evaluations: int,
     seed: int,
     indices: Sequence[int],
+    turned: bool = False,
 ) -> torch.Tensor:
-    """p(y | x), float32 ``(B, K, H, W)``, the mean over ``evaluations`` draws of the label noise."""
+    """p(y | x), float32 ``(B, K, H, W)``, the mean over ``evaluations`` draws of the noise (``turned``: and turns)."""
     total = torch.zeros(len(x_BCHW), num_classes, *x_BCHW.shape[2:], device=x_BCHW.device)
     for draw in range(evaluations):
-        y = rng.normal(tuple(total.shape[1:]), seed, "label/noise", draw, indices).to(x_BCHW.device)
-        total += denoiser(_level_noise(x_BCHW, clean_t, seed, draw, indices), y, clean_t, 1.0)[1]
+        which = draw % NUM_TURNS if turned else 0
+        x = turn(_level_noise(x_BCHW, clean_t, seed, draw, indices), which)
+        y = rng.normal((num_classes, *x.shape[2:]), seed, "label/noise", draw, indices).to(x.device)
+        total += turn_back(denoiser(x, y, clean_t, 1.0)[1], which)
     return total / evaluations
 
 
@@ -65,12 +75,14 @@ def chains(
     steps: int,
     seed: int,
     indices: Sequence[int],
+    turned: bool = False,
 ) -> torch.Tensor:
-    """Mean of the last softmax of ``num_chains`` label chains p(y | x), float32 ``(B, K, H, W)``."""
+    """Mean of the last softmax of ``num_chains`` label chains p(y | x), float32 ``(B, K, H, W)``; turns as above."""
     total = torch.zeros(len(x_BCHW), num_classes, *x_BCHW.shape[2:], device=x_BCHW.device)
     for draw in range(num_chains):
-        x = _level_noise(x_BCHW, clean_t, seed, draw, indices)
-        y = rng.normal(tuple(total.shape[1:]), seed, "label/noise", draw, indices).to(x_BCHW.device)
+        which = draw % NUM_TURNS if turned else 0
+        x = turn(_level_noise(x_BCHW, clean_t, seed, draw, indices), which)
+        y = rng.normal((num_classes, *x.shape[2:]), seed, "label/noise", draw, indices).to(x.device)
         soft = total
 
         def predict(state: torch.Tensor, t: float, x: torch.Tensor = x) -> torch.Tensor:
@@ -80,5 +92,5 @@ def chains(
 
         generators = [rng.torch_generator(seed, "label/steps", draw, int(i)) for i in indices]
         reverse(scheduler, steps, y, predict, generators)
-        total = total + soft
+        total = total + turn_back(soft, which)
     return total / num_chains

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from dakter.config import Config, setting
 from dakter.rng import numpy_rng
+from dakter.turns import turn
 
 
 class AugmentConfig(Config):
@@ -53,9 +54,9 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 def _turn(pair: Pair, which: int, *, square: bool) -> Pair:
-    quarter_turns = which % 4 if square else 2 * (which % 2)
-    image, target = (torch.rot90(part, quarter_turns, (1, 2)) for part in pair)
-    return (image.flip(2), target.flip(2)) if which >= 4 else (image, target)
+    if not square:  # half turns alone keep the shape
+        which = 2 * (which % 2) + which // 4 * 4
+    return turn(pair[0], which), turn(pair[1], which)
 
 
 def _zoom(pair: Pair, factor: float, corner: np.ndarray) -> Pair:

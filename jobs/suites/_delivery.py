@@ -34,6 +34,7 @@ def demo_model(url: str) -> None:
         JointUNet.build(settings.network, bands=1, num_classes=len(OSD)),
         settings.diffusion,
         b=0.5,
+        dihedral=False,
         size_px=64,
         class_table=OSD,
         bands=("vv",),

@@ -18,12 +18,13 @@ import torch
 from dakter import storage
 from dakter.config import differences, digest_json
 from dakter.data.build import prepare
-from dakter.data.tiles import TileCorpus
-from dakter.diffusion.fit import fit
+from dakter.data.tiles import Split, TileCorpus
+from dakter.diffusion.fit import checkpoint_pipeline, fit
 from dakter.diffusion.pipeline import JointDiffusionPipeline, open_model, save_model
 from dakter.diffusion.softlabel import SoftLabelConfig
 from dakter.errors import ConflictError, Stopped
 from dakter.evaluate.images import compare
+from dakter.evaluate.scores import Predict
 from dakter.progress import Progress
 from dakter.schema import soft_from_stored, soft_to_stored, to_model, to_stored
 from dakter.students import train as students
@@ -44,7 +45,7 @@ from jobs.suites._science_plan import (
     student_cell,
     student_name,
 )
-from jobs.suites._science_scores import described, scored
+from jobs.suites._science_scores import described, looked_at, scored
 from jobs.train import training_data
 
 log = logging.getLogger("dakter.jobs.benchmark")
@@ -92,7 +93,7 @@ class Workshop:
             "sensors": list(manifest.sensors),
             "class_table": manifest.class_table.to_json(),
             "near_duplicates_across_splits": manifest.leakage["num_pairs"],
-            "test": described(corpus),
+            "test": described(corpus) if self.tier.reads_test else None,
         }
 
     # Generators
@@ -105,9 +106,12 @@ class Workshop:
             self._train(kind, labels, seed, str(place))
         opened = open_model(str(place))
         _check_identity(str(place), opened.record, self._identity(generator_cell(kind, labels, seed)))
+        return self._placed(opened.pipeline), opened.record
+
+    def _placed(self, pipeline: JointDiffusionPipeline) -> JointDiffusionPipeline:
         if self.device == "cuda":
-            opened.pipeline.to(self.device)
-        return opened.pipeline, opened.record
+            pipeline.to(self.device)
+        return pipeline
 
     def _train(self, kind: str, labels: Labels, seed: int, place: str) -> None:
         tier, corpus = self.tier, self.corpus(labels, seed)
@@ -116,16 +120,24 @@ class Workshop:
         checkpoints = self.folder / "checkpoints" / generator_name(kind, labels, seed)
         resume = _latest(checkpoints)
         done = int(storage.read_json(str(resume / "state.json"))["step"]) if resume else 0
+        curve_file = str(checkpoints / "curve.json")
+        curve = [row for row in storage.read_json(curve_file) if row["step"] <= done] if resume else []
         progress = Progress(log, generator_name(kind, labels, seed), train.steps, "steps", done=done)
 
         def keep(folder: Path, metrics: dict[str, float]) -> None:
-            _keep_checkpoint(folder, checkpoints, int(metrics["step"]))
+            step = int(metrics["step"])
+            if GENERATORS[kind].labels_images:
+                curve.append({"step": step, **self._curve_point(folder, corpus, seed)})
+            storage.put_json(curve_file, curve)  # before the checkpoint that goes with it
+            _keep_checkpoint(folder, checkpoints, step)
+            if curve:
+                log.info("%s: step %d, val mIoU %.3f", generator_name(kind, labels, seed), step, curve[-1]["val_miou"])
 
         def on_log(step: int, record: dict[str, float]) -> None:
             progress.advance(step - progress.done, f"loss {record['loss']:.4f}")
 
         result = fit(
-            tier.network,
+            tier.network_of(kind),
             diffusion,
             train,
             data,
@@ -141,6 +153,7 @@ class Workshop:
             "steps": result.steps,
             "seconds": result.seconds,
             "history": result.history,
+            "curve": curve,
             "num_labelled": len(data.images),
             "num_unlabelled": data.num_unlabelled,
             "num_parameters": num_parameters(result.pipeline.unet),
@@ -148,9 +161,20 @@ class Workshop:
         save_model(result.pipeline, place, record)
         storage.remove_folder(str(checkpoints))
 
+    def _curve_point(self, folder: Path, corpus: TileCorpus, seed: int) -> dict[str, float]:
+        """p(y|x) of a checkpoint on val, and on as many labelled training images: the gap is what it memorised."""
+        predict = self._readout(self._placed(checkpoint_pipeline(folder)), seed)
+        val, train = corpus.read("val"), corpus.read("train")
+        num_classes = len(corpus.manifest.class_table)
+        first = slice(0, len(val.images))
+        seen = Split(train.images[first], train.labels[first], train.groups[first], train.sensors[first], [])
+        scores = {"val": looked_at(predict, val, num_classes), "train": looked_at(predict, seen, num_classes)}
+        return {f"{split}_{name}": value for split, found in scores.items() for name, value in found.items()}
+
     def pairs(self, kind: str, labels: Labels, seed: int) -> dict[str, np.ndarray]:
         """Generated ``image`` uint8 ``(N, C, H, W)`` and stored soft labels ``last_step`` and, where the model knows
-        p(y|x), ``readout`` of the same images, uint8 ``(N, K, H, W)``."""
+        p(y|x), ``readout`` of the same images and ``unlabelled`` of the real unlabelled ones, uint8 ``(N, K, H, W)``.
+        """
         digest = self._identity(generator_cell(kind, labels, seed))["digest"]
         place = self.folder / "generated" / f"{generator_name(kind, labels, seed)}-{digest[:12]}.npz"
         if not place.is_file():
@@ -166,7 +190,10 @@ class Workshop:
                 progress.advance(len(numbers))
             arrays = {"image": np.concatenate(images), "last_step": np.concatenate(last)}
             if GENERATORS[kind].labels_images:
-                arrays["readout"] = soft_to_stored(self._readout(pipeline, seed)(arrays["image"]))
+                label = self._readout(pipeline, seed)
+                arrays["readout"] = soft_to_stored(label(arrays["image"]))
+                unlabelled = self.corpus(labels, seed).read("unlabelled").images
+                arrays["unlabelled"] = soft_to_stored(label(unlabelled))
             place.parent.mkdir(parents=True, exist_ok=True)
             partial = place.with_suffix(".partial.npz")
             np.savez_compressed(partial, allow_pickle=False, **arrays)
@@ -199,6 +226,7 @@ class Workshop:
             names,
         )
         rate = statistics.median(row["samples_per_second"] for row in record["history"])
+        knows = GENERATORS[kind].labels_images
         return {
             **{key: value for key, value in record.items() if key not in ("history", "identity")},
             "images_per_second": rate,
@@ -208,7 +236,7 @@ class Workshop:
                 for key in ("last_step", "readout")
                 if key in generated
             },
-            "segmenter": scored(self._readout(pipeline, seed), corpus) if GENERATORS[kind].labels_images else None,
+            "segmenter": self._scored(self._readout(pipeline, seed), corpus) if knows else None,
             "images": measures,
         }
 
@@ -222,8 +250,11 @@ class Workshop:
         return {
             **{key: value for key, value in record["record"].items() if key != "identity"},
             "num_parameters": record["num_parameters"],
-            **scored(lambda images: predict(model, images), corpus),
+            **self._scored(lambda images: predict(model, images), corpus),
         }
+
+    def _scored(self, predict: Predict, corpus: TileCorpus) -> dict[str, Any]:
+        return scored(predict, corpus, reads_test=self.tier.reads_test)
 
     def _student_place(self, arm_name: str, architecture: tuple[str, str], seed: int) -> str:
         return str(self.folder / "students" / student_name(arm_name, architecture[0], seed))
@@ -237,10 +268,11 @@ class Workshop:
             labels = tier.labels_of(arm)
             corpus, settings = self.corpus(labels, seed), tier.student_of(arm, *architecture)
             num_classes = len(corpus.manifest.class_table)
-            progress = Progress(log, student_name(arm_name, architecture[0], seed), tier.students.steps, "steps")
+            common = tier.students_of(arm)
+            progress = Progress(log, student_name(arm_name, architecture[0], seed), common.steps, "steps")
             result = students.fit(
                 settings,
-                tier.students,
+                common,
                 _labelled(corpus, "train"),
                 _labelled(corpus, "val"),
                 self._stream(arm, architecture, labels, seed),
@@ -279,7 +311,7 @@ class Workshop:
                 soft = self._taught(images, architecture, seed)
             else:
                 assert arm.generator
-                soft = soft_to_stored(self._readout(self.model(arm.generator, labels, seed)[0], seed)(images))
+                soft = self.pairs(arm.generator, labels, seed)["unlabelled"]
             parts.append((students.array_stream(images, soft, seed, "students/unlabelled"), 1.0))
         return students.mixed_stream(parts) if parts else None
 
@@ -314,7 +346,7 @@ def identity(tier: Tier, cell: Cell) -> dict[str, Any]:
         return found
     if cell.generator:
         found["generator"] = {
-            "network": tier.network.dump(),
+            "network": tier.network_of(cell.generator).dump(),
             "diffusion": tier.diffusion_of(cell.generator).dump(),
             "train": tier.train_of(cell.generator, cell.seed).dump(),
             "sampler": tier.sampler.dump(),
@@ -329,7 +361,7 @@ def identity(tier: Tier, cell: Cell) -> dict[str, Any]:
         arm = ALL_ARMS[cell.arm]
         found["arm"] = {key: value for key, value in vars(arm).items() if key != "what"}
         found["student"] = tier.student_of(arm, *cell.architecture).dump()
-        found["students"] = tier.students.dump()
+        found["students"] = tier.students_of(arm).dump()
     return {**found, "digest": digest_json(found)}
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+from dakter.config import Config
 from dakter.data.source import DataConfig
 from dakter.data.tiles import TilesConfig
 from dakter.diffusion.fit import TrainConfig
@@ -28,10 +29,15 @@ SoftLabel = Literal["last_step", "argmax", "readout", "teacher"]
 
 @dataclass(frozen=True)
 class Generator:
-    """A kind of joint diffusion model; ``unlabelled``: it also learns from images without labels."""
+    """A kind of joint diffusion model; ``unlabelled``: it also learns from images without labels.
+
+    ``network`` and ``train`` are settings of its own, where the tier's are not meant.
+    """
 
     diffusion: dict[str, Any]
     unlabelled: bool = False
+    network: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
 
     @property
     def labels_images(self) -> bool:
@@ -40,6 +46,26 @@ class Generator:
 
 
 _PAPER, _OURS = {"mode": "joint"}, {"mode": "independent"}
+# More rows that ask for p(y | x) outright, for fewer of p(x, y).
+_MORE_LABELS = {"share_equal": 0.3, "share_independent": 0.25, "share_image_clean": 0.4, "share_label_clean": 0.05}
+_WIDE = {"widths": (96, 144, 192)}
+# What a generator could be changed in, one thing at a time and some together: tier search compares them on val.
+CANDIDATES = {
+    "base": Generator(_OURS, True),
+    "more-labels": Generator({**_OURS, **_MORE_LABELS}, True),
+    "label-weight-3": Generator({**_OURS, "label_weight": 3.0}, True),
+    "min-snr": Generator({**_OURS, "min_snr_gamma": 5.0}, True),
+    "dropout": Generator(_OURS, True, {"dropout": 0.1}),
+    "wide": Generator(_OURS, True, _WIDE),
+    "attention": Generator(_OURS, True, {"attention": True}),
+    "batch-64": Generator(_OURS, True, train={"batch_size": 64}),
+    "rate-2e-3": Generator(_OURS, True, train={"learning_rate": 2e-3}),
+    "unlabelled-25": Generator(_OURS, True, train={"unlabelled_share": 0.25}),
+    "more-labels-dropout": Generator({**_OURS, **_MORE_LABELS}, True, {"dropout": 0.1}),
+    "together": Generator(
+        {**_OURS, **_MORE_LABELS}, True, {**_WIDE, "dropout": 0.1, "attention": True}, {"batch_size": 64}
+    ),
+}
 GENERATORS = {
     "paper": Generator(_PAPER),
     "jointnet": Generator({**_PAPER, "label_loss": "mse", "b": 1.0}),
@@ -50,6 +76,7 @@ GENERATORS = {
     **{f"unlabelled-b{b:g}": Generator({**_OURS, "b": b}, unlabelled=True) for b in (0.1, 0.3, 1.0)},
     "paper-b1": Generator({**_PAPER, "b": 1.0}),
     "paper-mse": Generator({**_PAPER, "label_loss": "mse"}),
+    **{f"try-{name}": candidate for name, candidate in CANDIDATES.items()},
 }
 
 
@@ -66,6 +93,7 @@ class Arm:
         share: of a batch that is not real labelled pairs, parted equally between the two.
         num_labelled: real labels a sensor; "tier" as the tier says, None every one there is.
         student: student settings of its own.
+        steps: training steps of its own; None: those of the tier.
     """
 
     what: str
@@ -75,6 +103,7 @@ class Arm:
     share: float = 0.75
     num_labelled: int | Literal["tier"] | None = "tier"
     student: dict[str, Any] = field(default_factory=dict)
+    steps: int | None = None
 
     @property
     def needs_teacher(self) -> bool:
@@ -132,7 +161,13 @@ ABLATIONS = {
         student={"ce_weight": 0.0, "dice_weight": 0.0},
     ),
 }
-ALL_ARMS = {**ARMS, **ABLATIONS}
+# Steps and settings that a search compares on val.
+SEARCHED = {
+    f"{name}-{steps}-steps": replace(arm, what=f"{arm.what}; {steps} steps", steps=steps)
+    for name, arm in (("real", ARMS["real"]),)
+    for steps in (1000, 3000)
+}
+ALL_ARMS = {**ARMS, **ABLATIONS, **SEARCHED}
 
 
 @dataclass(frozen=True)
@@ -152,6 +187,8 @@ class Tier:
     seeds: tuple[int, ...]
     arms: tuple[str, ...]
     num_resamples: int = 2000
+    generators: tuple[str, ...] = ()  # beside those of the arms
+    reads_test: bool = True  # a search does not: val alone steers
 
     def labels_of(self, arm: Arm) -> Labels:
         return self.num_labelled if arm.num_labelled == "tier" else arm.num_labelled
@@ -163,9 +200,15 @@ class Tier:
     def diffusion_of(self, kind: str) -> DiffusionConfig:
         return DiffusionConfig.model_validate(GENERATORS[kind].diffusion)
 
+    def network_of(self, kind: str) -> NetworkConfig:
+        return _changed(self.network, GENERATORS[kind].network)
+
     def train_of(self, kind: str, seed: int) -> TrainConfig:
-        share = self.train.unlabelled_share if GENERATORS[kind].unlabelled else 0.0
-        return self.train.model_copy(update={"seed": seed, "unlabelled_share": share})
+        own = {**GENERATORS[kind].train, "seed": seed}
+        return _changed(self.train, own if GENERATORS[kind].unlabelled else {**own, "unlabelled_share": 0.0})
+
+    def students_of(self, arm: Arm) -> StudentsConfig:
+        return _changed(self.students, {"steps": arm.steps or self.students.steps})
 
     def student_of(self, arm: Arm, architecture: str, encoder: str) -> StudentConfig:
         share = arm.share if arm.mixes else 0.0
@@ -174,16 +217,24 @@ class Tier:
         )
 
 
+T = TypeVar("T", bound=Config)
+
+
+def _changed(config: T, settings: dict[str, Any]) -> T:
+    """``config`` with other settings, checked as if they were read from a file."""
+    return type(config).model_validate({**config.model_dump(), **settings})
+
+
 _SOS = DataConfig(source="sos", drop_duplicates=True, num_unlabelled=None)
 _HEADLINE = Tier(
     data=_SOS,
     tiles=TilesConfig(size_px=64),
     num_labelled=200,
     network=NetworkConfig(),
-    train=TrainConfig(steps=5600, checkpoint_every=200, log_every=100),
+    train=TrainConfig(steps=5600, checkpoint_every=700, log_every=100),
     sampler=SamplerConfig(steps=20, micro_batch=32),
     num_generated=1600,  # four times the labelled pairs of both sensors
-    evaluations=4,
+    evaluations=8,
     students=StudentsConfig(steps=1000, evaluate_every=100, precision="bf16"),
     architectures=(("Unet", "resnet18"), ("DeepLabV3Plus", "resnet18"), ("Segformer", "mit_b0")),
     seeds=(0, 1, 2),
@@ -191,6 +242,15 @@ _HEADLINE = Tier(
 )
 TIERS = {
     "headline": _HEADLINE,
+    # Settings of generators, compared on val with a label subset that no other tier has.
+    "search": replace(
+        _HEADLINE,
+        seeds=(100,),
+        arms=tuple(SEARCHED),
+        generators=tuple(f"try-{name}" for name in CANDIDATES),
+        train=TrainConfig(steps=4000, checkpoint_every=1000, log_every=100),
+        reads_test=False,
+    ),
     "ablation": replace(
         _HEADLINE, architectures=_HEADLINE.architectures[:1], arms=("real", "dakter", "ours", *ABLATIONS)
     ),
@@ -299,8 +359,10 @@ def cells(tier: Tier) -> list[Cell]:
     """Every cell of a tier, each after those that it needs."""
     found: list[Cell] = []
     for seed in tier.seeds:
-        arms = [ALL_ARMS[name] for name in tier.arms]
-        for arm in arms:
+        for kind in tier.generators:
+            found.append(Cell(data_name(tier.num_labelled, seed), "data", seed, tier.num_labelled))
+            found.append(generator_cell(kind, tier.num_labelled, seed))
+        for arm in (ALL_ARMS[name] for name in tier.arms):
             labels = tier.labels_of(arm)
             found.append(Cell(data_name(labels, seed), "data", seed, labels))
             if arm.generator:

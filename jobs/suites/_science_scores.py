@@ -9,6 +9,7 @@ import numpy as np
 from dakter.data.tiles import Split, TileCorpus, read_test
 from dakter.evaluate.packed import pack, pack_array
 from dakter.evaluate.scores import Predict, Scores, score, temperature_on
+from dakter.metrics import miou
 
 _CHUNK = 64
 _TEMPERATURE_PIXELS = 200_000
@@ -20,10 +21,17 @@ def described(corpus: TileCorpus) -> dict[str, Any]:
     return {"groups": pack_array(test.groups), "sensors": pack_array(test.sensors), "num_images": len(test.images)}
 
 
-def scored(predict: Predict, corpus: TileCorpus) -> dict[str, Any]:
+def looked_at(predict: Predict, split: Split, num_classes: int) -> dict[str, float]:
+    """mIoU and NLL a pixel of all sensors together: a point of a curve that steers."""
+    found = score(predict, split.images, split.labels, num_classes=num_classes, temperature=1.0, chunk=_CHUNK)
+    nll, _, pixels = found.proper.sum(axis=0)
+    return {"miou": miou(found.confusions.sum(axis=0)), "nll": float(nll / pixels)}
+
+
+def scored(predict: Predict, corpus: TileCorpus, *, reads_test: bool) -> dict[str, Any]:
     """Val and test scores as JSON: packed sums an image of test for each sensor, and tables for each and pooled.
 
-    The temperature is fitted on val, both sensors together.
+    The temperature is fitted on val, both sensors together. ``test`` is None where test is not to be read.
     """
     num_classes = len(corpus.manifest.class_table)
     val = corpus.read("val")
@@ -39,7 +47,7 @@ def scored(predict: Predict, corpus: TileCorpus) -> dict[str, Any]:
     return {
         "temperature": temperature,
         "val": _tables(predict, corpus, val, temperature)["tables"],
-        "test": _tables(predict, corpus, read_test(corpus), temperature),
+        "test": _tables(predict, corpus, read_test(corpus), temperature) if reads_test else None,
     }
 
 

@@ -26,6 +26,11 @@ class ScienceConfig(Config):
     cells: str = setting(
         "*", "cells to do, as comma-separated names or shell patterns; what they stand on is done too", min_length=1
     )
+    workers: int = setting(
+        1,
+        "cells done at a time, each in a process of its own; a GPU has room for as many as the machine has cores",
+        ge=1,
+    )
     budget_minutes: float | None = setting(
         None, "begin no cell that would not end within this time; a generator stops at a checkpoint", unit="min", gt=0
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from jobs._cli import Plan, Stop
 from jobs.suites._science_cells import Workshop, identity
 from jobs.suites._science_page import write_page
 from jobs.suites._science_plan import TIERS, Cell, Tier, cells, select
+from jobs.suites._science_pool import Done, in_processes
 from jobs.suites._science_settings import ScienceConfig
 
 log = logging.getLogger("dakter.jobs.benchmark")
@@ -52,21 +53,52 @@ def run(settings: Any, stop: Stop, provenance: Callable[[], dict[str, Any]]) -> 
     if not open_cells:
         return {**figures, "already_done": True}
     deadline = Deadline(settings.science.budget_minutes)
-    folder = storage.local_path(storage.join(settings.out, f"science-{settings.tier}"))
-    workshop = Workshop(tier, Path(folder), lambda: stop() or deadline.passed())
-    for number, cell in enumerate(open_cells):
-        left = f"{len(open_cells) - number} of {len(chosen)} cells are left; the same command goes on"
-        stop.check(left)
+    folder = Path(storage.local_path(storage.join(settings.out, f"science-{settings.tier}")))
+    left = len(open_cells)
+
+    def may_begin(cell: Cell) -> bool:
         needed = 0.0 if cell.kind == "generator" else records.longest(cell) * _LONGEST  # a generator is resumed
-        if deadline.left() <= needed:
-            raise Stopped(
-                f"the budget has {duration(max(0.0, deadline.left()))} left, too little for {cell.name}; {left}"
-            )
+        if deadline.left() > needed:
+            return True
+        log.warning(
+            "science: the budget has %s left, too little for %s", duration(max(0.0, deadline.left())), cell.name
+        )
+        return False
+
+    for done in _in_turn(tier, folder, open_cells, settings.science.workers, may_begin, stop, deadline):
+        records.write(done.cell, done.figures, done.seconds)
+        left -= 1
+    if left:
+        raise Stopped(f"{left} of {len(chosen)} cells are left; the same command goes on")
+    return figures
+
+
+def _in_turn(
+    tier: Tier,
+    folder: Path,
+    open_cells: list[Cell],
+    workers: int,
+    may_begin: Callable[[Cell], bool],
+    stop: Stop,
+    deadline: Deadline,
+) -> Iterator[Done]:
+    """Finished cells as they come, in this process or in several."""
+
+    def should_stop() -> bool:
+        return stop() or deadline.passed()
+
+    if workers > 1:
+        yield from in_processes(tier, folder, open_cells, workers, may_begin=may_begin, should_stop=should_stop)
+        return
+    workshop = Workshop(tier, folder, should_stop)
+    for number, cell in enumerate(open_cells):
+        stop.check(f"{len(open_cells) - number} cells are left")
+        if not may_begin(cell):
+            return
         log.info("science: %s (%d of %d)", cell.name, number + 1, len(open_cells))
         start = time.monotonic()
         found = workshop.run(cell)
-        records.write(cell, found, time.monotonic() - start)
-    return figures
+        yield Done(cell, found, time.monotonic() - start)
 
 
 def plan(settings: Any) -> Plan:

@@ -49,7 +49,7 @@ def run_fit(train: TrainConfig = TRAIN, **changes: Any) -> FitResult:
     return fit(network, diffusion, train, data, **{**arguments, **changes})
 
 
-def random_pipeline(mode: str = "independent", size: int = 16) -> JointDiffusionPipeline:
+def random_pipeline(mode: str = "independent", size: int = 16, dihedral: bool = False) -> JointDiffusionPipeline:
     """A network with random weights everywhere, so that every input shows in its output."""
     unet = JointUNet.build(TINY, 1, 2)
     with torch.no_grad():
@@ -58,7 +58,14 @@ def random_pipeline(mode: str = "independent", size: int = 16) -> JointDiffusion
             value.copy_(noise * 0.3 if value.ndim == 1 else noise / value[0].numel() ** 0.5)
     config = DiffusionConfig.model_validate({"mode": mode})
     return JointDiffusionPipeline.build(
-        unet.eval(), config, b=0.4, size_px=size, class_table=SOS, bands=("vv",), value_range=(0.0, 255.0)
+        unet.eval(),
+        config,
+        b=0.4,
+        dihedral=dihedral,
+        size_px=size,
+        class_table=SOS,
+        bands=("vv",),
+        value_range=(0.0, 255.0),
     )
 
 

@@ -217,6 +217,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
         network,
         DiffusionConfig(mode="independent"),
         b=0.5,
+        dihedral=False,
         size_px=16,
         class_table=OSD,
         bands=("vv",),

@@ -168,11 +168,11 @@ def test_a_generator_goes_on_from_its_checkpoint_to_the_same_samples(done: Path,
     Workshop(tier, tmp_path, lambda: False).corpus(8, 0)
     with pytest.raises(Stopped):
         Workshop(tier, tmp_path, after(3)).model("unlabelled", 8, 0)
-    (checkpoint,) = (tmp_path / "checkpoints/generator-unlabelled-8-seed0").iterdir()
+    (checkpoint,) = (tmp_path / "checkpoints/generator-unlabelled-8-seed0").glob("step-*")
     assert 0 < int(checkpoint.name.removeprefix("step-")) < tier.train.steps
     pairs = Workshop(tier, tmp_path, lambda: False).pairs("unlabelled", 8, 0)
     expected = Workshop(tier, done / "out/science-short", lambda: False).pairs("unlabelled", 8, 0)
-    assert {"image", "last_step", "readout"} == set(pairs)
+    assert {"image", "last_step", "readout", "unlabelled"} == set(pairs)
     for key, values in expected.items():
         assert np.array_equal(pairs[key], values), key
     assert not (tmp_path / "checkpoints/generator-unlabelled-8-seed0").exists()
@@ -186,7 +186,7 @@ def test_a_spent_budget_begins_no_cell(done: Path, tmp_path: Path, monkeypatch: 
         (target / f"{cell}.json").write_text(json.dumps({**record, "seconds": 600.0}))
     monkeypatch.setattr(Workshop, "run", lambda self, cell: pytest.fail(f"{cell.name} was begun"))
     budget = {"science.cells": "student-selftrain-fpn-seed0", "science.budget_minutes": 5.0}
-    with pytest.raises(Stopped, match="too little for student-selftrain-fpn-seed0"):
+    with pytest.raises(Stopped, match="1 of 3 cells are left"):
         JOB.run(_settings(tmp_path, **budget), _cli.Stop())
     assert Stopped.exit_status == 4
 
