@@ -77,10 +77,13 @@ def provenance(settings: BenchmarkSettings) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The checkout's commit, ``-dirty`` if files differ from it; of a copy without one, what DAKTER_COMMIT says.
+    """What DAKTER_COMMIT says, for copies of a checkout, else the commit of this one; ``-dirty`` if files differ.
 
     "unknown" where neither tells.
     """
+    told = os.environ.get("DAKTER_COMMIT")
+    if told:
+        return told
     root = Path(__file__).parents[1]
     try:
         return subprocess.run(
@@ -91,7 +94,7 @@ def commit() -> str:
             check=True,
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("DAKTER_COMMIT", "unknown")
+        return "unknown"
 
 
 def hardware() -> str:

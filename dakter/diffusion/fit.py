@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from dakter.captured import Captured
 from dakter.config import load
 from dakter.diffusion.balance import enter_labels
 from dakter.diffusion.batch import Batch, TrainingData, assemble, count_unlabelled, plan
@@ -32,7 +33,7 @@ from dakter.diffusion.checkpoint import (
     write_checkpoint,
 )
 from dakter.diffusion.ema import Ema
-from dakter.diffusion.loss import Losses, losses
+from dakter.diffusion.loss import losses
 from dakter.diffusion.network import JointUNet, NetworkConfig
 from dakter.diffusion.pipeline import JointDiffusionPipeline
 from dakter.diffusion.schedule import DiffusionConfig, add_noise
@@ -195,6 +196,9 @@ class _Trainer:
         if several:
             ids = [device.index or 0] if device.type == "cuda" else None
             self.model = nn.parallel.DistributedDataParallel(self.unet, device_ids=ids)
+        # DDP's exchange between workers stays outside of graphs: it may fail and has to say so.
+        alone = device.type == "cuda" and not several
+        self.gradients = Captured(self.differentiate, self.unet.parameters(), capture=alone)
 
     def seconds(self) -> float:
         """Of training so far, over all starts."""
@@ -290,44 +294,70 @@ class _Trainer:
         """One optimiser step."""
         if self.network_config.dropout:
             torch.manual_seed(derive_seed(self.train.seed, "train/dropout", self.step, self.rank))
-        sums = self.losses(batch.to(self.device))
-        image, label = sums.image / batch.num_image, sums.label / batch.num_label
-        loss = self.diffusion.image_weight * image + self.diffusion.label_weight * label
+        own = batch.to(self.device)
+        counts = torch.tensor([own.num_image, own.num_label], dtype=torch.float32).to(self.device)
+        image, label, norm = self.gradients(
+            own.x_BCHW,
+            own.labels_BHW,
+            own.noise_x_BCHW,
+            own.noise_y_BKHW,
+            own.t_x_B,
+            own.t_y_B,
+            own.on_image_B,
+            own.on_label_B,
+            counts,
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.train, self.step)
-        torch.autograd.backward(loss * self.world)  # DDP averages over ranks; the loss is a sum over them
-        norm = nn.utils.clip_grad_norm_(self.unet.parameters(), self.train.clip_norm, foreach=True)
         if not math.isfinite(float(norm)):  # after the exchange of gradients, so every rank sees it
             raise DakterError(
                 f"step {self.step}: the gradient is not finite (image loss {float(image):g}, label loss "
                 f"{float(label):g}); lower train.learning_rate, raise train.warmup_steps or use precision fp32"
             )
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(self.unet, self.step)
-        self.sums += torch.stack([image.detach(), label.detach()]).double().cpu()
+        self.sums += torch.stack([image, label]).double().cpu()
         self.step, self.window_steps, self.timed_steps = self.step + 1, self.window_steps + 1, self.timed_steps + 1
 
-    def losses(self, batch: Batch) -> Losses:
-        """Image and label loss summed over this rank's rows."""
-        y = enter_labels(batch.labels_BHW, len(self.data.class_table), self.data.b)
-        noisy_x = add_noise(batch.x_BCHW, batch.noise_x_BCHW, batch.t_x_B)
-        noisy_y = add_noise(y, batch.noise_y_BKHW, batch.t_y_B)
+    def differentiate(
+        self,
+        x_BCHW: torch.Tensor,
+        labels_BHW: torch.Tensor,
+        noise_x_BCHW: torch.Tensor,
+        noise_y_BKHW: torch.Tensor,
+        t_x_B: torch.Tensor,
+        t_y_B: torch.Tensor,
+        on_image_B: torch.Tensor,
+        on_label_B: torch.Tensor,
+        counts: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        """Image loss, label loss and norm of the gradient, which is left, clipped, in the weights.
+
+        ``counts``: rows of the whole batch that carry an image loss and a label loss; the rest is of a ``Batch``.
+        """
+        y = enter_labels(labels_BHW, len(self.data.class_table), self.data.b)
+        noisy_x = add_noise(x_BCHW, noise_x_BCHW, t_x_B)
+        noisy_y = add_noise(y, noise_y_BKHW, t_y_B)
         half = self.train.precision == "bf16"
         autocast = torch.autocast(self.device.type, torch.bfloat16) if half else contextlib.nullcontext()
         with autocast:
-            out = self.model(noisy_x, noisy_y, batch.t_x_B, batch.t_y_B)
-        return losses(
+            out = self.model(noisy_x, noisy_y, t_x_B, t_y_B)
+        sums = losses(
             self.diffusion,
             out.image,
             out.logits,
-            x_BCHW=batch.x_BCHW,
-            noise_BCHW=batch.noise_x_BCHW,
-            labels_BHW=batch.labels_BHW,
-            t_x_B=batch.t_x_B,
-            on_image_B=batch.on_image_B,
-            on_label_B=batch.on_label_B,
+            x_BCHW=x_BCHW,
+            noise_BCHW=noise_x_BCHW,
+            labels_BHW=labels_BHW,
+            t_x_B=t_x_B,
+            on_image_B=on_image_B,
+            on_label_B=on_label_B,
         )
+        image, label = sums.image / counts[0], sums.label / counts[1]
+        loss = self.diffusion.image_weight * image + self.diffusion.label_weight * label
+        torch.autograd.backward(loss * self.world)  # DDP averages over ranks; the loss is a sum over them
+        norm = nn.utils.clip_grad_norm_(self.unet.parameters(), self.train.clip_norm, foreach=True)
+        return image.detach(), label.detach(), norm
 
     def any_rank(self, *flags: bool) -> list[bool]:
         """Each flag or-ed over the ranks; the same answer on all of them.

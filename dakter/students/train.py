@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from dakter import metrics, rng
+from dakter.captured import Captured
 from dakter.config import Config, setting
 from dakter.errors import ConfigError, DataError, Stopped
 from dakter.schema import check_images, check_labels, soft_from_stored, to_model
@@ -254,12 +255,25 @@ def _train(
     num_real, num_synthetic = rows_of_batch(student, common, synthetic is not None)
     order = _Order(len(train.images), seed, "students/order")
     weights = torch.tensor([student.ce_weight] * num_real + [student.kd_weight] * num_synthetic, device=device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=student.learning_rate, weight_decay=student.weight_decay)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=student.learning_rate, weight_decay=student.weight_decay, fused=device != "cpu"
+    )
     history: list[dict[str, float]] = []
     best: Evaluation | None = None
     kept: dict[str, torch.Tensor] = {}
     losses: list[float] = []
     kind = torch.device(device).type
+
+    def differentiate(images: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        with torch.autocast(kind, torch.bfloat16, enabled=common.precision == "bf16"):
+            logits = model(images)
+        loss = cross_entropy(logits, targets, weights)
+        if student.dice_weight:
+            loss = loss + student.dice_weight * soft_dice(logits, targets)
+        torch.autograd.backward(loss)
+        return loss.detach(), nn.utils.clip_grad_norm_(model.parameters(), common.max_grad_norm)
+
+    gradients = Captured(differentiate, model.parameters(), capture=kind == "cuda")
     for step in range(common.steps):
         if should_stop():
             raise Stopped(f"student stopped at step {step} of {common.steps}; it starts over")
@@ -271,22 +285,15 @@ def _train(
             images = torch.cat([images, to_model(drawn)])
             targets = torch.cat([targets, temper(soft_from_stored(soft), student.temperature)])
         images, targets = augment(images, targets, common.augment, seed=seed, step=step)
-        images, targets = images.to(device), targets.to(device)
         for group in optimizer.param_groups:
             group["lr"] = student.learning_rate * learning_rate_factor(step, common)
         model.train()
         torch.manual_seed(rng.derive_seed(seed, "students/dropout", step))
-        with torch.autocast(kind, torch.bfloat16, enabled=common.precision == "bf16"):
-            logits = model(images)
-        loss = cross_entropy(logits, targets, weights)
-        if student.dice_weight:
-            loss = loss + student.dice_weight * soft_dice(logits, targets)
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        loss, norm = gradients(images.to(device), targets.to(device))
         # A step without finite gradients is skipped, as loss scalers do: a diverging trial scores low, not NaN.
-        if torch.isfinite(nn.utils.clip_grad_norm_(model.parameters(), common.max_grad_norm)):
+        if torch.isfinite(norm):
             optimizer.step()
-        losses.append(float(loss.detach()))
+        losses.append(float(loss))
         if (step + 1) % common.evaluate_every == 0 or step + 1 == common.steps:
             now = _evaluate(model, val, num_classes, common, step + 1, losses, best)
             if best is None or now.val_miou > best.val_miou:

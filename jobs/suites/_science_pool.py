@@ -55,7 +55,8 @@ def in_processes(
     """
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
-    waiting = sorted(open_cells, key=lambda cell: _KINDS.index(cell.kind))
+    # Stable: of one kind, seed after seed; of students, one architecture after the other.
+    waiting = sorted(open_cells, key=lambda cell: (_KINDS.index(cell.kind), _place(tier, cell)))
     running: dict[Future[tuple[dict[str, Any], float]], Cell] = {}
     failed: BaseException | None = None
     arguments = (tier, folder, stop, max(1, (os.cpu_count() or 1) // workers), _context.current())
@@ -86,6 +87,10 @@ def in_processes(
                     stop.set()
     if failed is not None:
         raise failed
+
+
+def _place(tier: Tier, cell: Cell) -> int:
+    return tier.architectures.index(cell.architecture) if cell.architecture else 0
 
 
 _workshop: Workshop
