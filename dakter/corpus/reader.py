@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,13 @@ from dakter.errors import DataError, IntegrityError
 # Images uint8 (n, C, H, W) and soft labels uint8 (n, K, H, W) of the same samples.
 Pairs = tuple[np.ndarray, np.ndarray]
 _AHEAD = 2  # shards that are fetched and hashed beyond the one that is being decoded
+
+
+class _Object(NamedTuple):
+    """Bytes of a sound object; ``hashed``: just now, not in an earlier reading of the same version."""
+
+    data: memoryview
+    hashed: bool
 
 
 class _Spare:
@@ -58,7 +65,8 @@ class _Spare:
 class CorpusReader:
     """The committed shards of a corpus at a local path or ``s3://`` URL, as they stood when it was opened.
 
-    A partial corpus is valid. Every shard is checked against its commit record before a sample of it is used.
+    A partial corpus is valid. Every shard is checked against its commit record before a sample of it is used; read
+    again, it is hashed again only if the store names another version of it, and the checksums of its samples count.
 
     Args:
         url: the corpus.
@@ -88,6 +96,7 @@ class CorpusReader:
         self._rows = accepted(accept, self.shards, self.samples_per_shard, self._layout)
         self.num_accepted = sum(len(rows) for _, rows in self._rows)
         self._records: dict[int, dict[str, Any]] = {}
+        self._sound: dict[str, str] = {}  # key -> the version of it that has the hash of its commit record
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="dakter-decode")
         # A thread for each request that may be under way: a shard's record, then its objects.
         self._fetchers = ThreadPoolExecutor((1 + len(ARRAYS)) * (1 + _AHEAD), thread_name_prefix="dakter-fetch")
@@ -228,42 +237,49 @@ class CorpusReader:
             open_batch = batches.pop() if held else None
             yield batches, [part for parts in running for part in parts]
 
-    def _fetched(self, shards: Iterator[int]) -> Iterator[list[memoryview]]:
+    def _fetched(self, shards: Iterator[int]) -> Iterator[list[_Object]]:
         """The objects of ``shards``, checked, ``_AHEAD`` shards beyond the one asked for."""
-        waiting: deque[list[Future[memoryview]]] = deque()
+        waiting: deque[list[Future[_Object]]] = deque()
         for shard in shards:
             waiting.append(self._fetch(shard))
             if len(waiting) > _AHEAD:
                 yield [part.result() for part in waiting.popleft()]
 
-    def _fetch(self, shard: int) -> list[Future[memoryview]]:
+    def _fetch(self, shard: int) -> list[Future[_Object]]:
         record = self._fetchers.submit(self._record, shard)
         return [self._fetchers.submit(self._object, shard, name, record) for name in ARRAYS]
 
-    def _object(self, shard: int, name: str, asked: Future[dict[str, Any]]) -> memoryview:
+    def _object(self, shard: int, name: str, asked: Future[dict[str, Any]]) -> _Object:
         """The bytes of one object, as the shard's commit record describes them."""
         record, key = asked.result(), self._layout.key(name, shard)
         try:
-            data = self._layout.objects.view(key)
+            data, version = self._layout.objects.version(key)
         except FileNotFoundError:
             raise IntegrityError(
                 f"{self._layout.place(key)}: shard {shard} is committed but gone; run jobs/generate.py verify"
             ) from None
+        if self._sound.get(key) == version:
+            return _Object(data, hashed=False)
         if sha256(data) != record["objects"][name]["stored_sha256"]:
             raise IntegrityError(
                 f"{self._layout.place(key)}: the {len(data)} bytes of shard {shard} are not those of its commit "
                 "record; run jobs/generate.py verify"
             )
-        return data
+        self._sound[key] = version
+        return _Object(data, hashed=True)
 
     def _decode(
-        self, shard: int, objects: Sequence[memoryview], targets: Sequence[Sequence[np.ndarray | None]]
+        self, shard: int, objects: Sequence[_Object], targets: Sequence[Sequence[np.ndarray | None]]
     ) -> list[Future[None]]:
         return [
             part
-            for name, data, places in zip(ARRAYS, objects, targets, strict=True)
+            for name, found, places in zip(ARRAYS, objects, targets, strict=True)
             for part in codec.decode_into(
-                data, places, where=self._layout.place(self._layout.key(name, shard)), pool=self._pool, hashed=True
+                found.data,
+                places,
+                where=self._layout.place(self._layout.key(name, shard)),
+                pool=self._pool,
+                hashed=found.hashed,
             )
         ]
 

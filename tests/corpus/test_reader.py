@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import chain, islice
 from pathlib import Path
 
@@ -78,6 +79,21 @@ def test_one_altered_byte_is_refused(url: str) -> None:
         list(islice(reader.batches(8, seed=0), 5))
     storage.delete(key)
     with pytest.raises(IntegrityError, match="committed but gone"):
+        reader.read_shard(2)
+
+
+def test_a_byte_altered_after_the_first_reading_is_refused(url: str) -> None:
+    layout, reader = Layout.open(url), CorpusReader(url)
+    reader.read_shard(2)
+    reader.read_shard(2)
+    key = layout.place(layout.key("soft_label", 2))
+    data = bytearray(storage.read_bytes(key))
+    before = None if storage.is_remote(key) else os.stat(key)
+    data[-1] ^= 1  # of the index: no sample's checksum covers it
+    storage.put(key, bytes(data))
+    if before:  # as if nobody had written
+        os.utime(key, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(IntegrityError, match="shard 2 are not those of its commit record"):
         reader.read_shard(2)
 
 
