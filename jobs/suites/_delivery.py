@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from dakter import storage
-from dakter.corpus.layout import Layout
+from dakter.corpus.layout import ARRAYS, Layout
+from dakter.corpus.objects import Objects
 from dakter.diffusion.network import JointUNet
 from dakter.diffusion.pipeline import JointDiffusionPipeline, save_model
 from dakter.schema import OSD
@@ -21,6 +22,7 @@ from jobs._cli import Stop, resolve
 from jobs._model_sampler import ModelSampler
 from jobs.suites import _apart
 from jobs.suites._generate import generate_settings
+from jobs.suites._knee import put_each
 from jobs.suites._watch import clock
 
 log = logging.getLogger("dakter.jobs.benchmark")
@@ -48,8 +50,12 @@ def _settings(out: str, model: str, num_samples: int, actors: int, samples_per_s
     return generate_settings(out, num_samples, samples_per_shard, actors, preset="demo", **more)
 
 
-def sample_in_memory(model: str, seconds: float) -> dict[str, float]:
-    """Draw micro-batches for so long, one thread, nothing kept; the first one warms up and is not counted.
+def sample_alone(model: str, seconds: float, number: int = 0, url: str | None = None) -> dict[str, float]:
+    """Draw micro-batches for so long, one thread; the first one warms up and is not counted.
+
+    Args:
+        number: of this process, for the names of its objects.
+        url: where to put each sample as an object of its own (``put_each``); None: nothing is kept.
 
     Returns:
         ``begin`` and ``end`` (time.time), and ``per_second``.
@@ -58,17 +64,20 @@ def sample_in_memory(model: str, seconds: float) -> dict[str, float]:
     sampler = ModelSampler(model, settings.sampler, settings.soft_label, 0, 1, "cpu")
     size = sampler.micro_batch
     sampler(np.arange(size))
+    objects = Objects(storage.join(url, f"process-{number}")) if url else None
     begin, done = time.time(), 0
     while time.time() - begin < seconds:
-        sampler(np.arange(done, done + size))
+        pairs = sampler(np.arange(done, done + size))
+        if objects:
+            put_each(objects, done, dict(zip(ARRAYS, pairs, strict=True)))
         done += size
     end = time.time()
     return {"begin": begin, "end": end, "per_second": done / (end - begin)}
 
 
-def bare_rate(model: str, count: int, seconds: float) -> float:
-    """Mean samples per second of one of ``count`` processes that sample in memory at the same time."""
-    started = [_apart.start(sample_in_memory, model, seconds) for _ in range(count)]
+def bare_rate(model: str, count: int, seconds: float, url: str | None = None) -> float:
+    """Mean samples per second of one of ``count`` processes that sample at the same time, as ``sample_alone``."""
+    started = [_apart.start(sample_alone, model, seconds, number, url) for number in range(count)]
     found = [_apart.result(process) for process in started]
     overlap_s = min(row["end"] for row in found) - max(row["begin"] for row in found)
     if overlap_s < 0.6 * seconds:
@@ -91,19 +100,21 @@ def deliver(
 
     The clock runs from the moment the first sample was begun to the last commit (``_watch.clock``): encoding, hashing,
     storing, committing and an actor that comes late or ends early are in it; Ray's start, the model's loading and the
-    manifest are not (``seconds_outside_the_clock``). Bare sampling is measured before each repeat, in one process alone
-    and in ``actors`` processes at a time, beside the same Ray session: on shared cores the second is what N actors can
-    reach. It is measured again after each place, since the machine's pace drifts by some percent within minutes, and
-    the mean of before and after is what a place is held against. The S3 server of the suite works on these cores too.
+    manifest are not (``seconds_outside_the_clock``). Bare sampling is measured in one process alone, and in ``actors``
+    processes at a time beside the same Ray session: on shared cores the second is what N actors can reach. That is done
+    before and after each place, since the machine's pace drifts by some percent within minutes, and the mean of the two
+    is what the place is held against. As a contrast the same processes put each sample as an object of its own. The S3
+    server of the suite works on these cores too.
     """
     alone: list[float] = []
     beside: dict[str, list[float]] = {name: [] for name, _ in places}
     rates: dict[str, list[float]] = {name: [] for name, _ in places}
+    contrast: dict[str, list[float]] = {name: [] for name, _ in places}
     outside: list[float] = []
     for repeat in range(repeats):
         alone.append(bare_rate(model, 1, bare_s))
-        before = bare_rate(model, actors, bare_s)
         for name, url in places:
+            before = bare_rate(model, actors, bare_s)
             settings = _settings(storage.join(url, f"delivery-{repeat}"), model, num_samples, actors, samples_per_shard)
             corpus = settings.place("corpus")
             begin = time.monotonic()
@@ -117,7 +128,9 @@ def deliver(
             storage.remove_folder(corpus)
             after = bare_rate(model, actors, bare_s)
             beside[name].append((before + after) / 2)
-            before = after
+            place = storage.join(url, f"contrast-{repeat}")
+            contrast[name].append(actors * bare_rate(model, actors, bare_s, place))
+            storage.remove_folder(place)
     return {
         "actors": actors,
         "num_samples": num_samples,
@@ -125,6 +138,7 @@ def deliver(
         "bare_per_second_one_alone": round(median(alone), 3),
         "bare_per_second_one_of_several": {name: round(median(rate), 3) for name, rate in beside.items()},
         "committed_per_second": {name: round(median(rate), 3) for name, rate in rates.items()},
+        "float32_object_a_sample_per_second": {name: round(median(rate), 3) for name, rate in contrast.items()},
         "share_of_n_times_bare_one_of_several": {name: _share(rates[name], beside[name], actors) for name in rates},
         "share_of_n_times_bare_one_alone": {name: _share(rates[name], alone, actors) for name in rates},
         "seconds_outside_the_clock": round(median(outside), 2),

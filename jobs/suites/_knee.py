@@ -113,10 +113,13 @@ def _bare_zarr(layout: Layout, arrays: list[Arrays]) -> None:
 
 
 def _object_a_sample(layout: Layout, arrays: list[Arrays]) -> None:
-    """The common way: one uncompressed float32 object for the image and one for the label of each sample."""
     objects = Objects(layout.url)
     for shard, pairs in enumerate(arrays):
-        for row in range(layout.samples_per_shard):
-            for name in ARRAYS:
-                key = f"contrast/{name}/{shard * layout.samples_per_shard + row:08d}.npy"
-                objects.create(key, (pairs[name][row].astype(np.float32) / 255.0).tobytes())
+        put_each(objects, shard * layout.samples_per_shard, pairs)
+
+
+def put_each(objects: Objects, first: int, pairs: Arrays) -> None:
+    """The common way: one uncompressed float32 object for the image and one for the label of each sample."""
+    for name in ARRAYS:
+        for number, sample in enumerate(pairs[name], start=first):
+            objects.create(f"contrast/{name}/{number:08d}.npy", (sample.astype(np.float32) / 255.0).tobytes())

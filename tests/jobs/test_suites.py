@@ -85,6 +85,8 @@ def test_delivery_of_the_demo_network(tmp_path: Path) -> None:
     bare = found["bare_per_second_one_of_several"]["local"]
     assert bare > 0
     assert found["committed_per_second"]["local"] == pytest.approx(2 * bare * share, rel=0.01)
+    assert found["float32_object_a_sample_per_second"]["local"] > 0
+    assert not (tmp_path / "contrast-0").exists()
 
 
 def test_million_at_a_thousandth(tmp_path: Path) -> None:
