@@ -7,8 +7,11 @@ images differs from another by chance. No distance here is therefore about 0 bet
     distance(generated, held-out) / distance(train, held-out)
 
 is about 1 for a perfect generator. It is a ratio of two chance quantities, though, and how uncertain it is does not
-shrink with n. Where more images exist than are held out, several sets of n are compared and their distances averaged;
-how a further set of real images fares (``compare`` with real images as ``generated``) tells what can be shown at all.
+shrink with n. Where more images exist than are held out, several sets of n are compared and their distances averaged.
+Even so a perfect generator does not always pass: by simulation (means of normal values in d dimensions, n = 126, 12
+generated and 3 training sets) its 90 % bound is within 1.5 in 27, 63, 97 and 100 cases of 100 for d = 1, 3, 10 and 40,
+and that of a generator at exactly 1.5 in 9 to 14. How a further set of real images fares (``compare`` with real images
+as ``generated``) tells what can be shown at all.
 
 The kernel distance is the exception: its unbiased estimate is about 0 between real sets, and often negative, so a
 ratio of two of them means nothing. See ``_Kernel`` for what is divided instead.
@@ -237,8 +240,9 @@ def _judged(distances: _Distances, weights: Sequence[np.ndarray], num_train: int
     """The ratio and its bound.
 
     A draw adds the chance of drawing to the chance that is in the sets, to both distances, and so pulls their ratio
-    towards 1: a percentile of it could lie below the ratio itself. The draws therefore tell only how far the upper
-    percentile lies above their middle, and the bound lies as far above the ratio.
+    towards 1: a percentile of it may lie far below the ratio (of distances in 40 dimensions it held a true ratio of
+    1.5 in 3 cases of 100 instead of 90). The draws therefore tell only by what factor the upper percentile lies above
+    their middle, and the bound lies as far above the ratio (it held it in 86 to 91 of 100).
     """
     whole = distances([np.ones((1, drawn.shape[1])) for drawn in weights])
     drawn = distances(weights)
@@ -249,7 +253,8 @@ def _judged(distances: _Distances, weights: Sequence[np.ndarray], num_train: int
     if np.isnan(ratio) or not known.size:
         return Likeness(generated, train, ratio, float("nan"))
     middle, upper = np.quantile(known, [0.5, level], method="inverted_cdf")
-    return Likeness(generated, train, ratio, ratio + float(upper - middle) if np.isfinite(upper) else float("inf"))
+    sound = np.isfinite(upper) and middle > 0
+    return Likeness(generated, train, ratio, ratio * float(upper / middle) if sound else float("inf"))
 
 
 def _divide(generated: np.ndarray, train: np.ndarray) -> np.ndarray:
@@ -370,22 +375,26 @@ class _Kernel:
         scaled = [one / (rms or 1.0) for one in features]
         self._within = [polynomial_kernel(one, one) for one in scaled]
         self._across = [polynomial_kernel(one, scaled[0]) for one in scaled]
-        variances = [_kernel_variance(kernel) for kernel in self._within[: num_train + 1]]
-        self._chance = (variances[0] + float(np.mean(variances[1:]))) / len(scaled[0])
+        share = np.array([_kernel_variance(kernel) for kernel in self._within]) / len(scaled[0])
+        self._bias = (share[1:] + share[0])[:, None]  # (S - 1, 1)
+        self._chance = float(share[0] + share[1 : num_train + 1].mean())
 
     def __call__(self, weights: Sequence[np.ndarray]) -> np.ndarray:
         return np.sqrt(np.maximum(self.unbiased(weights) + self._chance, 0.0))
 
     def unbiased(self, weights: Sequence[np.ndarray]) -> np.ndarray:
-        """MMD^2 of every set from the held-out one, ``(S - 1, R)``."""
-        total = weights[0].sum(axis=1)
-        alone = [_mean_of_pairs(kernel, drawn) for kernel, drawn in zip(self._within, weights, strict=True)]
-        return np.stack(
-            [
-                alone[k] + alone[0] - 2 * _form(weights[k], self._across[k], weights[0]) / total**2
-                for k in range(1, len(weights))
-            ]
-        )
+        """MMD^2 of every set from the held-out one, ``(S - 1, R)``, less its bias in the sets as they are.
+
+        Draws keep what drawing adds, as those of the other distances do; without it draws of the yardstick would
+        often be 0.
+        """
+        total = weights[0].sum(axis=1) ** 2
+        alone = [_form(drawn, kernel, drawn) for kernel, drawn in zip(self._within, weights, strict=True)]
+        biased = [
+            (alone[k] + alone[0] - 2 * _form(weights[k], self._across[k], weights[0])) / total
+            for k in range(1, len(weights))
+        ]
+        return np.stack(biased) - self._bias
 
 
 def unbiased_mmd2(
@@ -407,22 +416,15 @@ def polynomial_kernel(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return (one @ other.T / one.shape[1] + 1.0) ** 3
 
 
-def _mean_of_pairs(kernel: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """Mean of the kernel over pairs of different images ``(R,)``; two draws of one image are no such pair."""
-    same = drawn**2
-    pairs = drawn.sum(axis=1) ** 2 - same.sum(axis=1)
-    sums = _form(drawn, kernel, drawn) - same @ np.diagonal(kernel)
-    return np.divide(sums, pairs, out=np.full_like(sums, np.nan), where=pairs > 0)
-
-
 def _form(left: np.ndarray, kernel: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Row by row ``left @ kernel @ right``."""
     return np.einsum("ri,ri->r", left @ kernel, right)
 
 
 def _kernel_variance(kernel: np.ndarray) -> float:
-    """Variance of one set in the kernel's space, unbiased."""
-    return float(np.diagonal(kernel).mean() - _mean_of_pairs(kernel, np.ones((1, len(kernel))))[0])
+    """Variance of one set in the kernel's space, unbiased: mean of k(x, x) less that of pairs of different images."""
+    own, count = np.diagonal(kernel), len(kernel)
+    return float(own.mean() - (kernel.sum() - own.sum()) / (count * (count - 1)))
 
 
 def copies(generated: np.ndarray, held_out: np.ndarray, seen: np.ndarray, resampling: Resampling) -> Copies:

@@ -35,7 +35,7 @@ def scenes(count: int, seed: int) -> Set:
     y, x = np.mgrid[:SIZE, :SIZE]
     images, labels = np.zeros((count, 1, SIZE, SIZE), np.uint8), np.zeros((count, SIZE, SIZE), np.uint8)
     for image, label in zip(images, labels, strict=True):
-        sea = rng.uniform(90, 110) * (1 + 0.1 * gaussian_filter(rng.normal(size=(SIZE, SIZE)), 6) * 20)
+        sea = 100 * (1 + 0.1 * gaussian_filter(rng.normal(size=(SIZE, SIZE)), 6) * 20)
         for _ in range(rng.integers(1, 4)):
             middle_y, middle_x, angle = *rng.uniform(8, SIZE - 8, 2), rng.uniform(0, np.pi)
             long, short = rng.uniform(6, 14), rng.uniform(3, 6)
@@ -61,7 +61,7 @@ def measured(pair: Set) -> Statistics:
 
 @pytest.fixture(scope="module")
 def real() -> list[Set]:
-    images, labels = scenes(10 * COUNT, 0)
+    images, labels = scenes(33 * COUNT, 0)
     return [(images[i : i + COUNT], labels[i : i + COUNT]) for i in range(0, len(images), COUNT)]
 
 
@@ -79,34 +79,37 @@ def failed(found: dict[str, Likeness]) -> set[str]:
 
 
 def test_further_real_images_are_as_near_as_training_images(statistics: list[Statistics]) -> None:
-    found = compare(statistics[4:], statistics[1:4], statistics[0], DRAWS)
+    found = compare(statistics[17:], statistics[1:17], statistics[0], DRAWS)
     assert tuple(found) == MEASURES
     for name, likeness in found.items():
-        assert 0.7 < likeness.ratio < 1.35, name
-        assert likeness.ratio <= likeness.upper
+        assert likeness.ratio == pytest.approx(1, abs=0.3), name
+        assert likeness.ratio < likeness.upper
     assert not failed(found)
 
 
 def test_a_blurred_set_fails_in_spectrum_looks_and_kernel(real: list[Set], statistics: list[Statistics]) -> None:
-    blurred = [(gaussian_filter(x, (0, 0, 0.8, 0.8)), y) for x, y in real[4:7]]
-    found = judged(blurred, statistics)
+    found = judged([(gaussian_filter(x, (0, 0, 0.8, 0.8)), y) for x, y in real[4:7]], statistics)
     assert {"spectrum", "looks", "kernel"} <= failed(found)
-    assert not failed(found) & {"class_shares", "part_area", "num_parts"}
+    as_they_are = judged(real[4:7], statistics)
+    for name in ("class_shares", "part_area", "part_elongation", "num_parts"):
+        assert found[name] == as_they_are[name]
 
 
 def test_brighter_pixels_fail_in_the_histogram(real: list[Set], statistics: list[Statistics]) -> None:
     brighter = [((x.astype(int) + 25).clip(0, 255).astype(np.uint8), y) for x, y in real[4:7]]
     found = judged(brighter, statistics)
     assert "histogram" in failed(found)
-    assert "spectrum" not in failed(found)
+    assert found["spectrum"].ratio == pytest.approx(judged(real[4:7], statistics)["spectrum"].ratio, rel=0.1)
     assert found["histogram"].generated == pytest.approx(25 / 255, abs=0.01)
 
 
-def test_eroded_labels_fail_in_shares_and_areas_alone(real: list[Set], statistics: list[Statistics]) -> None:
+def test_eroded_labels_fail_in_shares_and_areas(real: list[Set], statistics: list[Statistics]) -> None:
     eroded = [(x, np.stack([binary_erosion(m, iterations=2) for m in y]).astype(np.uint8)) for x, y in real[4:7]]
     found = judged(eroded, statistics)
     assert {"class_shares", "part_area"} <= failed(found)
-    assert not failed(found) & {"histogram", "spectrum", "kernel"}
+    as_they_are = judged(real[4:7], statistics)
+    for name in ("histogram", "spectrum", "kernel"):
+        assert found[name] == as_they_are[name]
 
 
 def test_specks_fail_in_the_number_of_parts_and_slicks_without_damping_in_damping(
@@ -141,7 +144,7 @@ def test_distances_are_those_of_the_plain_definitions(real: list[Set], statistic
     grays = [to_gray(real[i][0]) for i in (4, 0)]
     assert found["histogram"].generated == pytest.approx(histogram_distance(*(histogram(g) for g in grays)))
     assert found["spectrum"].generated == pytest.approx(spectrum_distance_db(*(power_spectrum(g) for g in grays)))
-    for name, rel in (("num_parts", 1e-9), ("part_area", 1e-9), ("looks", 0.02)):
+    for name, rel in (("num_parts", 1e-9), ("part_area", 1e-9), ("looks", 0.05)):
         generated, train, held_out = (statistics[i].pooled[name][0].values for i in (4, 1, 0))
         far = wasserstein_distance(generated, held_out) / np.concatenate([held_out, train]).std()
         assert found[name].generated == pytest.approx(far, rel=rel), name

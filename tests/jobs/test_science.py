@@ -133,7 +133,7 @@ def test_every_cell_leaves_a_small_record_and_is_not_done_again(done: Path, monk
     assert images["figures"]["encoder"] == "student-real-fpn-seed0"
     assert set(images["figures"]["likeness"]) == {"last_step", "readout"}
     for found in images["figures"]["likeness"].values():
-        assert tuple(found) == MEASURES
+        assert set(found) == set(MEASURES)
         assert found["histogram"]["ratio"] > 0
         assert found["kernel"]["ratio"] > 0
     assert 0 <= images["figures"]["copies"]["share"] <= 1
