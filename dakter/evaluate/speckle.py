@@ -55,23 +55,31 @@ def histogram_distance(a: np.ndarray, b: np.ndarray) -> float:
 def power_spectrum(gray: np.ndarray) -> np.ndarray:
     """Mean radial power spectrum, float64 ``(R,)``: shares of the power at 0 < f <= 0.5 cycles a pixel.
 
-    Each image loses its mean and is tapered by a Hann window; power is averaged over directions and images in
-    R = min(H, W) / 2 rings of equal width, and divided by its sum: it speaks of texture, not of contrast.
+    The mean of ``ring_power`` over images, divided by its sum: it speaks of texture, not of contrast.
     """
     _some(gray)
+    mean = ring_power(gray).mean(axis=0)
+    total = mean.sum()
+    return mean / total if total else mean
+
+
+def ring_power(gray: np.ndarray) -> np.ndarray:
+    """Power of each image of ``(N, H, W)``, averaged over directions, float64 ``(N, R)``.
+
+    Each image loses its mean and is tapered by a Hann window; R = min(H, W) / 2 rings of equal width.
+    """
     height, width = gray.shape[1:]
     window = np.outer(np.hanning(height + 2)[1:-1], np.hanning(width + 2)[1:-1])
     rings = min(height, width) // 2
     radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None])
     ring = np.ceil(radius * 2 * rings).astype(np.int64)  # 0 is the mean; beyond ``rings`` are the corners
-    power = np.zeros((height, width))
-    for image in gray:
-        power += np.abs(np.fft.fft2((image - image.mean(dtype=np.float64)) * window)) ** 2
     inside = (ring >= 1) & (ring <= rings)
-    sums = np.bincount(ring[inside], weights=power[inside], minlength=rings + 1)[1:]
-    mean = sums / np.bincount(ring[inside], minlength=rings + 1)[1:]
-    total = mean.sum()
-    return mean / total if total else mean
+    counts = np.bincount(ring[inside], minlength=rings + 1)[1:]
+    found = np.zeros((len(gray), rings))
+    for row, image in zip(found, gray, strict=True):
+        power = np.abs(np.fft.fft2((image - image.mean(dtype=np.float64)) * window)) ** 2
+        row[:] = np.bincount(ring[inside], weights=power[inside], minlength=rings + 1)[1:] / counts
+    return found
 
 
 def spectrum_distance_db(a: np.ndarray, b: np.ndarray) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -95,12 +96,28 @@ def num_parameters(model: nn.Module) -> int:
 
 
 @torch.inference_mode()
+def encode(model: nn.Module, images: np.ndarray, batch: int = 32) -> np.ndarray:
+    """Mean over places of the encoder's deepest feature map, float32 (N, F), of stored images (N, C, H, W).
+
+    The model, one of ``build``, is put in eval mode.
+    """
+    encoder = cast(nn.Module, model.eval().encoder)
+    return _in_batches(model, images, batch, lambda x: encoder(x)[-1].float().mean((2, 3)))
+
+
+@torch.inference_mode()
 def predict(model: nn.Module, images: np.ndarray, batch: int = 32) -> np.ndarray:
     """Class probabilities, float32 (N, K, H, W), of stored images (N, C, H, W); the model is put in eval mode."""
-    model.eval()
+    return _in_batches(model.eval(), images, batch, lambda x: model(x).float().softmax(1))
+
+
+def _in_batches(
+    model: nn.Module, images: np.ndarray, batch: int, function: Callable[[torch.Tensor], torch.Tensor]
+) -> np.ndarray:
+    """``function`` of stored images at model scale, where the model is."""
     device = next(model.parameters()).device
     parts = [
-        model(to_model(images[start : start + batch]).to(device)).float().softmax(1).cpu().numpy()
+        function(to_model(images[start : start + batch]).to(device)).cpu().numpy()
         for start in range(0, len(images), batch)
     ]
     return np.concatenate(parts)

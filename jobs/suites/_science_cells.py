@@ -23,14 +23,15 @@ from dakter.diffusion.fit import checkpoint_pipeline, fit
 from dakter.diffusion.pipeline import JointDiffusionPipeline, open_model, save_model
 from dakter.diffusion.softlabel import SoftLabelConfig
 from dakter.errors import ConflictError, Stopped
-from dakter.evaluate.images import compare
+from dakter.evaluate.bootstrap import Resampling
 from dakter.evaluate.scores import Predict
 from dakter.progress import Progress
 from dakter.schema import soft_from_stored, soft_to_stored, to_model, to_stored
 from dakter.students import train as students
-from dakter.students.models import num_parameters, predict
+from dakter.students.models import encode, num_parameters, predict
 from dakter.students.store import load_student, read_record, save_student
 from jobs.suites._paced_sampler import entropy_nats
+from jobs.suites._science_images import BOUND, measured
 from jobs.suites._science_plan import (
     ALL_ARMS,
     GENERATORS,
@@ -74,6 +75,9 @@ class Workshop:
             return self._generator_figures(cell.generator, cell.labels, cell.seed)
         assert cell.arm
         assert cell.architecture
+        if cell.kind == "images":
+            assert cell.generator
+            return self._images_figures(cell.generator, cell.labels, cell.architecture, cell.seed)
         return self._student_figures(cell.arm, cell.architecture, cell.seed)
 
     def corpus(self, labels: Labels, seed: int) -> TileCorpus:
@@ -216,15 +220,6 @@ class Workshop:
         corpus = self.corpus(labels, seed)
         pipeline, record = self.model(kind, labels, seed)
         generated = self.pairs(kind, labels, seed)
-        train, val = corpus.read("train"), corpus.read("val")
-        count = min(len(train.images), len(val.images), len(generated["image"]))
-        names = corpus.manifest.class_table.names
-        measures = compare(
-            (train.images[:count], train.labels[:count]),
-            (val.images[:count], val.labels[:count]),
-            (generated["image"][:count], generated["last_step"][:count].argmax(axis=1).astype(np.uint8)),
-            names,
-        )
         rate = statistics.median(row["samples_per_second"] for row in record["history"])
         knows = GENERATORS[kind].labels_images
         return {
@@ -237,8 +232,20 @@ class Workshop:
                 if key in generated
             },
             "segmenter": self._scored(self._readout(pipeline, seed), corpus) if knows else None,
-            "images": measures,
         }
+
+    def _images_figures(self, kind: str, labels: Labels, architecture: tuple[str, str], seed: int) -> dict[str, Any]:
+        corpus, encoder = self.corpus(labels, seed), self.student("real", architecture, seed)
+        found = measured(
+            self.pairs(kind, labels, seed),
+            corpus.read("train"),
+            corpus.read("val"),
+            len(corpus.manifest.class_table),
+            lambda images: encode(encoder, images),
+            unlabelled=corpus.read("unlabelled").images if GENERATORS[kind].unlabelled else None,
+            resampling=Resampling(self.tier.num_resamples, 0, BOUND),
+        )
+        return {"encoder": student_name("real", architecture[0], seed), **found}
 
     # Students
 
@@ -355,7 +362,7 @@ def identity(tier: Tier, cell: Cell) -> dict[str, Any]:
         }
         for incidental in ("checkpoint_every", "log_every"):
             del found["generator"]["train"][incidental]
-    if cell.kind == "student":
+    if cell.kind in ("student", "images"):
         assert cell.arm
         assert cell.architecture
         arm = ALL_ARMS[cell.arm]

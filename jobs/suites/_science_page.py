@@ -10,11 +10,12 @@ import numpy as np
 
 from dakter import storage
 from dakter.evaluate.bootstrap import Interval, Resampling, holm
+from dakter.evaluate.likeness import MEASURES, MOST_RATIO
 from dakter.evaluate.packed import unpack, unpack_array
 from dakter.evaluate.study import BRIER, MIOU, NLL, Measure, Students, Study, block, class_iou, worth_labels
 from dakter.report import figures
 from dakter.report.svg import standalone
-from jobs.suites._science_plan import ALL_ARMS, Cell, Tier, cells, data_name
+from jobs.suites._science_plan import ALL_ARMS, Cell, Tier, cells, data_name, generator_name
 
 Records = Mapping[str, Mapping[str, Any]]
 
@@ -35,6 +36,7 @@ CONTRASTS = (
 )
 PROPER_CONTRASTS = (("ours", "real"), ("ours", "hard"))
 SEGMENTER = "p(y given x)"
+SOFT_LABELS = {"last_step": "last step", "readout": SEGMENTER}
 
 
 def write_page(name: str, tier: Tier, records: Records, folder: str) -> str:
@@ -51,7 +53,7 @@ def write_page(name: str, tier: Tier, records: Records, folder: str) -> str:
     if any(cell.kind == "student" for cell in done) and any(cell.kind == "data" for cell in done):
         page = _Page(tier, done, records)
         lines += page.arms() + page.by_sensor() + page.contrasts() + page.worth()
-        lines += page.segmenters() + page.generators()
+        lines += page.segmenters() + page.generators() + page.images()
         rows = page.forest()
         if rows:
             drawing = figures.forest("Difference in mIoU", rows, x_label="points of test mIoU")
@@ -231,15 +233,13 @@ class _Page:
     def generators(self) -> list[str]:
         """Training and images of every generator."""
         head = ["generator", "steps", "minutes", "images/s", "last image loss", "last label loss"]
-        head += ["entropy last step", "entropy p(y given x)", "histogram", "spectrum dB", "near copies"]
+        head += ["entropy last step", "entropy p(y given x)"]
         rows = []
         for cell in self.done:
             if cell.kind != "generator":
                 continue
             found = self.records[cell.name]["figures"]
-            far, last = found["images"]["distance_from_train"], found["loss"][-1]
-            entropy = found["soft_label_entropy_nats"]
-            beyond = found["images"]["nearest_training_image"]["share_of_generated_beyond_99_percent_of_real"]
+            entropy, last = found["soft_label_entropy_nats"], found["loss"][-1]
             rows.append(
                 [
                     cell.name.removeprefix("generator-"),
@@ -249,19 +249,43 @@ class _Page:
                     *(_fixed(value, 4) for value in last[1:]),
                     _fixed(entropy["last_step"], 3),
                     _fixed(entropy.get("readout"), 3),
-                    *(
-                        f"{_fixed(far['generated'][key], 3)} ({_fixed(far['held_out'][key], 3)})"
-                        for key in ("histogram_gray", "spectrum_db")
-                    ),
-                    f"{100 * beyond:.1f} %",
                 ]
             )
-        note = (
-            "Entropy of generated labels in nats a pixel. Histogram and spectrum: distance of generated images from "
-            "training images, in brackets that of val images, equally many. Near copies: share nearer to a training "
-            "image than 99 % of val images are."
-        )
+        note = "Entropy of generated labels in nats a pixel."
         return ["## Generators", "", note, "", *_table(head, rows)] if rows else []
+
+    def images(self) -> list[str]:
+        """How like held-out real images those of every generator are; a generator not measured so far has dashes."""
+        rows: list[list[str]] = []
+        of_real: dict[str, list[str]] = {}
+        for cell in cells(self.tier):
+            if cell.kind != "images":
+                continue
+            assert cell.generator
+            if generator_name(cell.generator, cell.labels, cell.seed) not in self.records:
+                continue
+            name, record = cell.name.removeprefix("images-"), self.records.get(cell.name)
+            if record is None:
+                rows.append([name, *["–"] * (len(MEASURES) + 2)])
+                continue
+            likeness = record["figures"]["likeness"]
+            for key, what in SOFT_LABELS.items():
+                if key in likeness:
+                    copies = _copies(record["figures"]["copies"])
+                    rows.append([f"{name}, {what}", *_ratios(likeness[key]), copies])
+            if "real" in likeness:
+                drawn = data_name(cell.labels, cell.seed)
+                of_real[drawn] = [f"further real images of {drawn}", *_ratios(likeness["real"]), "–"]
+        rows += of_real.values()
+        head = ["generator", *(name.replace("_", " ") for name in MEASURES), f"within {MOST_RATIO:g}", "copies"]
+        note = (
+            "Distance of generated images from val images over that of training images from them, in sets of equal "
+            "numbers, with the upper 90 % bound over images in brackets; bold: the bound is above "
+            f"{MOST_RATIO:g}. Label maps are the argmax of the soft label named. The last rows take training images "
+            "for generated ones: what further real images reach. Copies: share of generated images nearer to an image "
+            "learned from than 99 % of val images are, with a 90 % interval; bold: more than 1 %."
+        )
+        return ["## Images", "", note, "", *_table(head, rows)] if rows else []
 
     def _estimate(self, arm: Students, measure: Measure, factor: float, digits: int, *, most: float) -> str:
         found = self.study.estimate(arm, measure).within(most)
@@ -290,6 +314,21 @@ def _provenance(records: Records) -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     marks = ["---"] * len(head)
     return [*("| " + " | ".join(row) + " |" for row in (head, marks, *rows)), ""]
+
+
+def _ratios(likeness: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Every measure, and how many are within the bound of how many."""
+    cells = []
+    for name in MEASURES:
+        found = likeness.get(name, {})
+        text = f"{_fixed(found.get('ratio'), 2)} ({_fixed(found.get('upper'), 2)})" if found else "–"
+        cells.append(text if found.get("within", True) else f"**{text}**")
+    return [*cells, f"{sum(found['within'] for found in likeness.values())} of {len(likeness)}"]
+
+
+def _copies(found: Mapping[str, Any]) -> str:
+    text = f"{100 * found['share']:.1f} % ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
+    return text if found["within"] else f"**{text}**"
 
 
 def _fixed(value: float | None, digits: int) -> str:

@@ -317,7 +317,7 @@ class Cell:
     """One unit of work with one record. ``name`` is its file name; ``needs`` the cells that it stands on."""
 
     name: str
-    kind: Literal["data", "generator", "student"]
+    kind: Literal["data", "generator", "student", "images"]
     seed: int
     labels: Labels
     generator: str | None = None
@@ -338,6 +338,10 @@ def student_name(arm: str, architecture: str, seed: int) -> str:
     return f"student-{arm}-{architecture.lower()}-seed{seed}"
 
 
+def images_name(kind: str, labels: Labels, seed: int) -> str:
+    return f"images-{kind}-{_count(labels)}-seed{seed}"
+
+
 def generator_cell(kind: str, labels: Labels, seed: int) -> Cell:
     name = generator_name(kind, labels, seed)
     return Cell(name, "generator", seed, labels, kind, needs=(data_name(labels, seed),))
@@ -353,6 +357,13 @@ def student_cell(tier: Tier, arm_name: str, architecture: tuple[str, str], seed:
         needs.append(student_name("real", architecture[0], seed))
     name = student_name(arm_name, architecture[0], seed)
     return Cell(name, "student", seed, labels, arm.generator, arm_name, architecture, tuple(needs))
+
+
+def images_cell(tier: Tier, kind: str, labels: Labels, seed: int) -> Cell:
+    """What a generator's images are like; the encoder is that of the first architecture's student of arm ``real``."""
+    architecture = tier.architectures[0]
+    needs = (data_name(labels, seed), generator_name(kind, labels, seed), student_name("real", architecture[0], seed))
+    return Cell(images_name(kind, labels, seed), "images", seed, labels, kind, "real", architecture, needs)
 
 
 def _count(labels: Labels) -> str:
@@ -373,6 +384,9 @@ def cells(tier: Tier) -> list[Cell]:
                 found.append(generator_cell(arm.generator, labels, seed))
         for architecture in tier.architectures:
             found += [student_cell(tier, arm, architecture, seed) for arm in tier.arms]
+        if "real" in tier.arms:
+            arms = [ALL_ARMS[name] for name in tier.arms]
+            found += [images_cell(tier, arm.generator, tier.labels_of(arm), seed) for arm in arms if arm.generator]
     return list({cell.name: cell for cell in found}.values())  # a name keeps its first place
 
 

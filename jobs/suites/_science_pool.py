@@ -23,7 +23,7 @@ from jobs.suites._science_plan import Cell, Tier
 log = logging.getLogger("dakter.jobs.benchmark")
 
 _POLL_S = 1.0
-_KINDS = ("data", "generator", "student")  # what others wait for comes first
+_KINDS = ("data", "generator", "student", "images")  # what others wait for comes first
 
 
 @dataclass(frozen=True)

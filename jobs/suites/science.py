@@ -1,7 +1,9 @@
 """Suite ``science``: what students gain from generated pairs and soft labels, arm by arm, in resumable cells.
 
-Each cell (a labelled subset, a generator, a student) leaves one record, ``<results>/science/<tier>/<cell>.json``; a
-cell with a record is not done again. ``--report`` merges the records into ``<results>/science/<tier>.md``.
+Each cell (a labelled subset, a generator, a student, what a generator's images are like) leaves one record,
+``<results>/science/<tier>/<cell>.json``; a cell with a record is not done again, nor is what stands below ``--out``:
+``--science.cells 'images-*'`` measures the images of generators trained before. ``--report`` merges the records into
+``<results>/science/<tier>.md``.
 """
 
 from __future__ import annotations

@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 
 from dakter.data.tiles import TileCorpus
-from dakter.errors import ConfigError, ConflictError, Stopped
+from dakter.errors import ConfigError, ConflictError, DataError, Stopped
+from dakter.evaluate.bootstrap import Resampling
+from dakter.evaluate.likeness import MEASURES
 from jobs import _cli
 from jobs.benchmark import JOB, BenchmarkSettings
 from jobs.suites import science
 from jobs.suites._science_cells import Workshop
+from jobs.suites._science_images import equal_sets, measured
 from jobs.suites._science_plan import ALL_ARMS, ARMS, GENERATORS, TIERS, cells, select
 from jobs.suites._science_settings import ScienceConfig
 
@@ -42,6 +45,10 @@ def test_every_cell_stands_on_earlier_cells_and_its_settings_are_sound(name: str
             assert tier.student_of(ALL_ARMS[cell.arm], *cell.architecture).synthetic_share < 1
     students = [cell for cell in cells(tier) if cell.kind == "student"]
     assert len(students) == len(tier.arms) * len(tier.seeds) * len(tier.architectures)
+    of_arms = {(ALL_ARMS[arm].generator, tier.labels_of(ALL_ARMS[arm])) for arm in tier.arms if ALL_ARMS[arm].generator}
+    images = [cell for cell in cells(tier) if cell.kind == "images"]
+    assert {(cell.generator, cell.labels) for cell in images} == of_arms
+    assert len(images) == len(of_arms) * len(tier.seeds)
 
 
 def test_arms_use_what_their_generator_can_do() -> None:
@@ -54,10 +61,19 @@ def test_arms_use_what_their_generator_can_do() -> None:
     assert not TIERS["headline"].train_of("labelled", 0).unlabelled_share
 
 
+def test_records_that_are_kept_are_of_the_settings_of_now() -> None:
+    """A change of settings that makes finished cells void must be meant: they take GPU hours to do again."""
+    kept = Path(__file__).parents[2] / "results/science/headline"
+    records = science.Records(str(kept), TIERS["headline"], dict)
+    assert set(records.finished(cells(TIERS["headline"]))) == {path.stem for path in kept.glob("*.json")}
+
+
 def test_cells_are_chosen_with_what_they_need() -> None:
     everything = cells(TIERS["short"])
     names = [cell.name for cell in select(everything, "student-selftrain-*-seed1")]
     assert names == ["data-8-seed1", "student-real-fpn-seed1", "student-selftrain-fpn-seed1"]
+    names = [cell.name for cell in select(everything, "images-paper-8-seed0")]
+    assert names == ["data-8-seed0", "generator-paper-8-seed0", "student-real-fpn-seed0", "images-paper-8-seed0"]
     with pytest.raises(ConfigError, match="fits no cell"):
         select(everything, "student-theirs-*")
 
@@ -72,7 +88,7 @@ def test_a_dry_run_lists_the_cells_and_report_is_a_bare_flag(
     assert "student-dakter-fpn-seed0" in told
     assert "student-ours-" not in told
     assert _cli.main(JOB, [*flags, "--report"]) == 0
-    assert "32: `data-8-seed0`" in (tmp_path / "science/short.md").read_text()
+    assert "40: `data-8-seed0`" in (tmp_path / "science/short.md").read_text()
 
 
 def test_tiers_and_places_are_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -103,7 +119,7 @@ def _record(folder: Path, cell: str) -> dict[str, Any]:
 
 def test_every_cell_leaves_a_small_record_and_is_not_done_again(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     records = sorted((done / "results/science/short").iterdir())
-    assert len(records) == 2 + 4 + len(ARMS)
+    assert len(records) == 2 + 4 + len(ARMS) + 4
     assert all(path.stat().st_size < 50_000 for path in records)
     student = _record(done, "student-ours-fpn-seed0")
     assert 0 <= student["figures"]["test"]["tables"]["simulated"]["miou"] <= 1
@@ -112,6 +128,16 @@ def test_every_cell_leaves_a_small_record_and_is_not_done_again(done: Path, monk
     assert [row[0] for row in generator["loss"]] == [2, 4, 6]
     assert generator["segmenter"]["test"]["tables"]["pooled"]["nll"] > 0
     assert _record(done, "generator-paper-8-seed0")["figures"]["segmenter"] is None
+    images = _record(done, "images-unlabelled-8-seed0")
+    assert images["identity"]["student"]["architecture"] == "FPN"
+    assert images["figures"]["encoder"] == "student-real-fpn-seed0"
+    assert set(images["figures"]["likeness"]) == {"last_step", "readout"}
+    for found in images["figures"]["likeness"].values():
+        assert set(found) == set(MEASURES)
+        assert found["histogram"]["ratio"] > 0
+        assert found["kernel"]["ratio"] > 0
+    assert 0 <= images["figures"]["copies"]["share"] <= 1
+    assert set(_record(done, "images-paper-8-seed0")["figures"]["likeness"]) == {"last_step"}
     assert _record(done, "data-8-seed0")["figures"]["counts_by_sensor"]["unlabelled"]["simulated"] == 8
     monkeypatch.setattr(Workshop, "run", lambda self, cell: pytest.fail(f"{cell.name} was done again"))
     assert JOB.run(_settings(done, **{"science.cells": EVERY_ARM}), _cli.Stop())["already_done"]
@@ -139,7 +165,8 @@ def test_working_files_of_other_settings_are_refused(done: Path) -> None:
 
 def test_the_page_tells_every_arm_and_what_is_open(done: Path, tmp_path: Path) -> None:
     shutil.copytree(done / "results", tmp_path / "results")
-    (tmp_path / "results/science/short/student-dakter-fpn-seed0.json").unlink()
+    for open_cell in ("student-dakter-fpn-seed0", "images-paper-8-seed0"):
+        (tmp_path / f"results/science/short/{open_cell}.json").unlink()
     page = Path(JOB.run(_settings(tmp_path, report=True), _cli.Stop())["page"]).read_text()
     arms = page.split("## Arms")[1].split("##")[0].splitlines()
     for name in ARMS:
@@ -154,6 +181,13 @@ def test_the_page_tells_every_arm_and_what_is_open(done: Path, tmp_path: Path) -
     assert "ours − relabel" in contrasts
     assert "dakter" not in contrasts
     assert "`student-dakter-fpn-seed0`" in page.split("## Open cells")[1]
+    images = page.split("## Images")[1].split("##")[0].splitlines()
+    (measured,) = [line for line in images if line.startswith("| unlabelled-8-seed0, p(y given x) |")]
+    ratio = _record(done, "images-unlabelled-8-seed0")["figures"]["likeness"]["readout"]["spectrum"]["ratio"]
+    assert f"{ratio:.2f} (" in measured.split("|")[4]
+    assert [line for line in images if line.startswith("| paper-8-seed0 |")] == [
+        "| paper-8-seed0 |" + " – |" * (len(MEASURES) + 2)
+    ]
     drawing = (tmp_path / "results/science/short.svg").read_text()
     assert 'xmlns="http://www.w3.org/2000/svg"' in drawing
     assert "ours − real" in drawing
@@ -206,3 +240,39 @@ def test_streams_of_an_arm_hold_the_labels_that_it_says(done: Path) -> None:
     assert hard is not None
     assert set(np.unique(hard(0, 6)[1])) == {0, 255}
     assert shop._stream(ARMS["real"], architecture, 8, 0) is None
+
+
+def test_images_are_compared_in_sets_of_as_many_of_each_sensor() -> None:
+    held_out, train = np.array([0, 0, 0, 1, 1, 2]), np.array([0] * 9 + [1] * 5 + [3] * 4)
+    held_rows, sets = equal_sets(held_out, train)
+    assert len(sets) == 2  # of sensor 1 there are two for each of val only twice
+    for rows in sets:
+        assert sorted(train[rows].tolist()) == sorted(held_out[held_rows].tolist()) == [0, 0, 0, 1, 1]
+    assert len(np.unique(np.concatenate(sets))) == 10
+    with pytest.raises(DataError, match="no sensor"):
+        equal_sets(held_out, np.array([3, 3]))
+
+
+def test_real_images_stand_in_for_generated_ones_where_there_are_enough(done: Path) -> None:
+    corpus = TileCorpus.open(str(done / "out/science-short/tiles/data-8-seed0"))
+    train, val = corpus.read("train"), corpus.read("val")
+    few = replace(val, images=val.images[:3], labels=val.labels[:3], sensors=val.sensors[:3])
+
+    def found(count: int) -> dict[str, Any]:
+        soft = (np.arange(5)[:, None, None] == train.labels[:count, None]).astype(np.uint8) * 255
+        return measured(
+            {"image": train.images[:count], "last_step": soft},
+            train,
+            few,
+            5,
+            lambda images: images.mean(axis=(2, 3)),
+            unlabelled=None,
+            resampling=Resampling(20, 0, 0.9),
+        )
+
+    figures = found(8)
+    assert figures["num_sets"] == {"generated": 2, "train": 2}
+    assert set(figures["likeness"]) == {"last_step", "real"}
+    assert figures["copies"]["share"] == 1.0
+    with pytest.raises(DataError, match="2 generated images; expected at least the 3 of val"):
+        found(2)

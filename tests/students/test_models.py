@@ -10,7 +10,7 @@ import torch
 
 from dakter import storage
 from dakter.errors import ConfigError, IntegrityError
-from dakter.students.models import StudentConfig, build, check_pairs, num_parameters, predict
+from dakter.students.models import Architecture, StudentConfig, build, check_pairs, encode, num_parameters, predict
 from dakter.students.store import load_student, read_record, save_student
 
 SMALL = StudentConfig(architecture="PSPNet", encoder="tu-mobilenetv3_small_100")
@@ -43,6 +43,23 @@ def test_predict_gives_probabilities_whatever_the_batch() -> None:
     assert one.dtype == np.float32
     np.testing.assert_allclose(one.sum(1), 1.0, atol=1e-5)
     np.testing.assert_allclose(one, predict(model, images, batch=5), atol=1e-5)
+    assert not model.training
+
+
+@pytest.mark.parametrize(
+    ("architecture", "encoder", "width"), [("Unet", "resnet18", 512), ("Segformer", "mit_b0", 256)]
+)
+def test_features_are_the_mean_of_the_deepest_map_whatever_the_batch(
+    architecture: Architecture, encoder: str, width: int
+) -> None:
+    torch.manual_seed(0)
+    model = build(StudentConfig(architecture=architecture, encoder=encoder), 1, 2)
+    images = np.random.default_rng(0).integers(0, 256, (3, 1, 64, 64), dtype=np.uint8)
+    found = encode(model, images, batch=2)
+    assert found.shape == (3, width)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, encode(model, images, batch=3), atol=1e-5)
+    assert np.ptp(found, axis=0).max() > 0
     assert not model.training
 
 
