@@ -38,7 +38,7 @@ def thin(holds: Mapping[str, np.ndarray], quotas: Mapping[str, float], indices: 
         -np.ones(len(kinds)),
         constraints=LinearConstraint((kinds - asked).T, lb=0),  # samples with the class - share * all samples >= 0
         bounds=Bounds(0, count),
-        integrality=np.ones(len(kinds)),
+        integrality=np.ones(len(kinds), np.int64),
         options={"mip_rel_gap": 0},
     )
     keep = np.rint(found.x).astype(np.int64) if found.x is not None else np.zeros(len(kinds), np.int64)

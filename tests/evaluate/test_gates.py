@@ -58,7 +58,7 @@ PLANTED: dict[str, Callable[[np.ndarray, np.ndarray], Pairs]] = {
     "shares": lambda image, label: (image, np.ones_like(label)),
     "copies": lambda image, label: (np.rot90(TRAIN[0][5], 1, (1, 2)) // 2 + 20, label),
     "agreement": lambda image, label: (image, np.roll(label, SIZE // 2, 0)),
-    "duplicates": lambda image, label: (ORDINARY[0][3][:, ::-1] // 2 + 20, label),
+    "duplicates": lambda image, label: (ORDINARY[0][3][:, ::-1], ORDINARY[1][3][::-1]),
 }
 
 

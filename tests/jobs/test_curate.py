@@ -52,7 +52,8 @@ class Planted:
             val.images[0] * 0 + 90,
         ]
         self.images = np.concatenate([val.images, np.stack(others).astype(np.uint8)])
-        self.labels = np.concatenate([val.labels, val.labels[[5]], train.labels[[3]], val.labels[[2, 0]]])
+        turned = np.rot90(val.labels[[2]], 1, (1, 2))
+        self.labels = np.concatenate([val.labels, val.labels[[5]], train.labels[[3]], turned, val.labels[[0]]])
         bands, value_range = tiles.manifest.bands, tiles.manifest.value_range
         self.content = Content(tiles.manifest.class_table, bands, size_px, size_px, value_range)
         self.identity: dict[str, Any] = {"model_digest": "planted"}
@@ -175,7 +176,8 @@ def test_a_stopped_run_goes_on_where_it_stood_and_so_do_other_rules(
     assert (tmp_path / "curation/gallery.html").read_bytes() == (made / "gallery.html").read_bytes()
     (tmp_path / "curation/accept.json").unlink()
     looser = dict.fromkeys(("copies", "mean", "spread", "looks", "spectrum", "damping", "shares"))
-    assert curate.run(settings(sources, tmp_path, **looser), Stop())["num_accepted"] == 15
+    figures = curate.run(settings(sources, tmp_path, **looser), Stop())
+    assert figures["rejected_first_by"] == {"duplicates": 2, "quotas": 0}, "also the brighter one repeats an image"
     assert measured[-1] == 12
     assert len(measured) == 7, "no rule is part of what was measured"
 
