@@ -30,7 +30,8 @@ class Book:
 
     def run(self, name: str, arm: str, kind: str) -> TrackedRun:
         """The nested run of a trial or student, found again after a restart, with its lineage."""
-        digests = {key: str(self.identity[key]) for key in ("tiles_digest", "corpus_digest", "model_digest")}
+        keys = ("tiles_digest", "corpus_digest", "model_digest", "accept_digest")
+        digests = {key: str(self.identity[key]) for key in keys if key != "accept_digest" or self.identity[key]}
         run = self.tracker.run(
             f"{self.sweep_id}/{name}",
             name=name,

@@ -44,6 +44,7 @@ SECTIONS = (
     "soft_label",
     "corpus",
     "budget",
+    "curate",
     "students",
     "sweep",
     "evaluate",
@@ -58,11 +59,17 @@ _REFUSED = {"promoted": False}  # figures of a promotion that the gate refused
 
 
 class Paths(Config):
-    """Where each artefact stands; null means below ``out``."""
+    """Where each artefact stands; null means below ``out``, but for ``accept``."""
 
     tiles: str | None = setting(None, "tile corpus; null: <out>/tiles", unit="path or s3:// URL")
     model: str | None = setting(None, "joint diffusion model; null: <out>/model", unit="path or s3:// URL")
     corpus: str | None = setting(None, "synthetic corpus; null: <out>/corpus", unit="path or s3:// URL")
+    curation: str | None = setting(None, "accept-list; null: <out>/curation", unit="path or s3:// URL")
+    accept: str | None = setting(
+        None,
+        "accept-list that distill keeps to, such as <out>/curation/accept.json; null: every sample",
+        unit="path or s3:// URL",
+    )
     sweep: str | None = setting(None, "students of the sweep; null: <out>/sweep", unit="path or s3:// URL")
     evaluation: str | None = setting(None, "evaluation; null: <out>/evaluation", unit="path or s3:// URL")
     promotion: str | None = setting(None, "promotion decision; null: <out>/promotion", unit="path or s3:// URL")

@@ -48,13 +48,17 @@ METRIC = "best_val_miou"
 
 @dataclass(frozen=True)
 class SweepData:
-    """What every student learns from: arrays, and the corpus as arrays or, if it is too large, by its URL."""
+    """What every student learns from: arrays, and the corpus as arrays or, if it is too large, by its URL.
+
+    ``accept`` is the URL of the accept-list that a corpus read by its URL is kept to; None: every sample.
+    """
 
     train: LabelledArrays
     val: LabelledArrays
     num_classes: int
     corpus: tuple[np.ndarray, np.ndarray] | None
     corpus_url: str
+    accept: str | None = None
 
     def stream(self, arm: Arm, seed: int) -> SyntheticStream | None:
         """Generated pairs for an arm; None for the control."""
@@ -62,7 +66,7 @@ class SweepData:
             return None
         if self.corpus is not None:
             return array_stream(*self.corpus, seed)
-        return _shard_stream(self.corpus_url, seed)
+        return _shard_stream(self.corpus_url, seed, self.accept)
 
     def preview_rows(self, count: int = 4) -> np.ndarray:
         """Val images to show: those with the most classes, the first of equals."""
@@ -70,11 +74,11 @@ class SweepData:
         return np.sort(np.argsort(variety, kind="stable")[:count])
 
 
-def _shard_stream(url: str, seed: int) -> SyntheticStream:
+def _shard_stream(url: str, seed: int, accept: str | None = None) -> SyntheticStream:
     """A corpus read shard by shard; walking on costs nothing, a jump opens it anew at that batch."""
     from dakter.corpus.reader import CorpusReader
 
-    reader = CorpusReader(url)
+    reader = CorpusReader(url, accept=accept)
     state: dict[str, Any] = {"next": None}
 
     def draw(step: int, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from dakter import config, storage
-from dakter.config import load
+from dakter.config import digest_json, load
 from dakter.corpus.reader import CorpusReader
 from dakter.data.tiles import Split, TileCorpus
 from dakter.errors import ConflictError, DataError, Stopped, listing
@@ -45,7 +46,11 @@ class DistillSettings(JobSettings):
 def plan(settings: DistillSettings) -> Plan:
     students, sweep, folder = settings.students, settings.sweep, settings.place("sweep")
     return Plan(
-        reads=[f"{settings.place('tiles')}: train and val", f"{settings.place('corpus')}: every committed shard"],
+        reads=[
+            f"{settings.place('tiles')}: train and val",
+            f"{settings.place('corpus')}: every committed shard"
+            + (f", the samples of {settings.paths.accept} alone" if settings.paths.accept else ""),
+        ],
         computes=[
             f"{sweep.num_trials} trials of up to {students.steps} steps for each of {', '.join(ARMS)}",
             f"stopped early from step {sweep.grace_steps} on; {settings.ray.trial_workers} at a time",
@@ -62,12 +67,15 @@ def plan(settings: DistillSettings) -> Plan:
 
 def run(settings: DistillSettings, stop: Stop) -> Mapping[str, Any]:
     folder = settings.place("sweep")
-    tiles, reader = TileCorpus.open(settings.place("tiles")), CorpusReader(settings.place("corpus"))
+    accept = settings.paths.accept
+    tiles, reader = TileCorpus.open(settings.place("tiles")), CorpusReader(settings.place("corpus"), accept=accept)
     manifest = tiles.manifest
     identity = {
         "tiles_digest": manifest.digest,
         "corpus_digest": reader.digest,
         "model_digest": reader.identity["sampler"].get("model_digest"),
+        # By what it says, not where it stands; a sweep made before there were accept-lists is one without.
+        "accept_digest": digest_json(reader.indices.tolist()) if accept else None,
         "students": settings.students.dump(),
         "sweep": settings.sweep.dump(),
     }
@@ -75,10 +83,11 @@ def run(settings: DistillSettings, stop: Stop) -> Mapping[str, Any]:
     finished = storage.join(folder, "sweep.json")
     if storage.exists(finished):
         return {**storage.read_json(finished)["figures"], "already_done": True}
-    if reader.num_samples == 0:
-        raise DataError(f"{reader.url}: no committed sample; run jobs/generate.py first")
+    if reader.num_accepted == 0:
+        raise DataError(f"{reader.url}: no committed and accepted sample; run jobs/generate.py first, or accept more")
     search.check(settings.sweep, settings.students, bands=len(manifest.bands), size_px=manifest.tile_px)
     storage.check_writable(folder)
+    lineage = {key: identity[key] for key in ("tiles_digest", "corpus_digest", "model_digest", "accept_digest")}
     tracker = Tracker.open(settings.tracking, settings.out)
     parent = tracker.run(sweep_id, name="distill", tags={"dakter.stage": "distill"})
     parent.params({"students": settings.students.dump(), "sweep": settings.sweep.dump()})
@@ -95,6 +104,7 @@ def run(settings: DistillSettings, stop: Stop) -> Mapping[str, Any]:
             len(manifest.class_table),
             _in_memory(reader, settings.students),
             reader.url,
+            accept,
         )
         reference = ray.put(data)
         gpu = settings.ray.trial_gpus > 0
@@ -107,7 +117,7 @@ def run(settings: DistillSettings, stop: Stop) -> Mapping[str, Any]:
         book = Book(tracker, sweep_id, parent.id, folder, data, manifest, identity, tiles.url, reader.url)
         searches = {arm: _search(work, book, settings, stop) for arm, work in works.items()}
         facts = {
-            **{key: identity[key] for key in ("tiles_digest", "corpus_digest", "model_digest")},
+            **lineage,
             "class_names": list(manifest.class_table.names),
             "bands": list(manifest.bands),
             "value_range": list(manifest.value_range),
@@ -136,7 +146,6 @@ def run(settings: DistillSettings, stop: Stop) -> Mapping[str, Any]:
         }
         for arm in ARMS
     }
-    lineage = {key: identity[key] for key in ("tiles_digest", "corpus_digest", "model_digest")}
     figures = _figures(arms, {arm: searches[arm]["seconds"] for arm in ARMS}, len(data.train.images))
     parent.metrics({f"{arm}/best_val_miou": arms[arm]["search"]["best_val_miou"] for arm in ARMS})
     parent.end()
@@ -176,14 +185,12 @@ def _arrays(split: Split) -> LabelledArrays:
 
 
 def _in_memory(reader: CorpusReader, students: StudentsConfig) -> tuple[np.ndarray, np.ndarray] | None:
-    """The decoded corpus if it is small enough, else None: workers then read it shard by shard."""
-    first = reader.read_shard(reader.shards[0])
-    size_mb = sum(part.nbytes for part in first) * len(reader.shards) / 2**20
+    """The accepted samples, decoded, if they are few enough, else None: workers then read it shard by shard."""
+    size_mb = sum(math.prod(shape) for shape in reader.content.shapes(reader.num_accepted).values()) / 2**20
     if size_mb > students.corpus_memory_mb:
         log.info("corpus: %.0f MB decoded, more than students.corpus_memory_mb; read shard by shard", size_mb)
         return None
-    parts = [first, *(reader.read_shard(shard) for shard in reader.shards[1:])]
-    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+    return reader.sample(reader.indices)
 
 
 def _search(work: Any, book: Any, settings: DistillSettings, stop: Stop) -> dict[str, Any]:

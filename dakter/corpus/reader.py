@@ -118,6 +118,12 @@ class CorpusReader:
         """(shard, ascending accepted rows of it) for each shard that has any."""
         return self._rows
 
+    @property
+    def indices(self) -> np.ndarray:
+        """Accepted samples, ascending, int64 ``(num_accepted,)``."""
+        size = self.samples_per_shard
+        return np.concatenate([np.empty(0, np.int64), *(shard * size + rows for shard, rows in self._rows)])
+
     def read_shard(self, shard: int) -> Pairs:
         """All pairs of one shard: images uint8 ``(n, C, H, W)``, soft labels uint8 ``(n, K, H, W)``.
 
@@ -130,7 +136,7 @@ class CorpusReader:
             part.result()
         return out
 
-    def sample(self, indices: Sequence[int]) -> Pairs:
+    def sample(self, indices: Sequence[int] | np.ndarray) -> Pairs:
         """Pairs by their index in the corpus, in the order asked for; reads the whole shards that hold them."""
         wanted = np.asarray(indices, dtype=np.int64)
         where, row = np.divmod(wanted, self.samples_per_shard)

@@ -14,18 +14,19 @@ from dakter import storage
 from dakter.corpus.commit import write_shard
 from dakter.corpus.content import Content
 from dakter.corpus.layout import CorpusConfig, Layout
+from dakter.corpus.reader import CorpusReader
 from dakter.corpus.shard import compute
 from dakter.data.build import prepare
 from dakter.data.simulate import SceneConfig
 from dakter.data.source import DataConfig
 from dakter.data.tiles import Split, TileCorpus, TilesConfig
-from dakter.errors import ConfigError, ConflictError, Stopped, StorageError
+from dakter.errors import ConfigError, ConflictError, DataError, Stopped, StorageError
 from dakter.schema import OSD
 from dakter.students.store import load_student
-from dakter.students.train import LabelledArrays
+from dakter.students.train import LabelledArrays, StudentsConfig
 from jobs._cli import Stop, execute, resolve
 from jobs._ray import session
-from jobs.distill import JOB, DistillSettings
+from jobs.distill import JOB, DistillSettings, _in_memory
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -154,6 +155,9 @@ def test_the_whole_job_is_stopped_resumed_and_then_done(sources: Mapping[str, st
     assert JOB.run(settings, Stop())["already_done"]
     with pytest.raises(ConflictError, match=r"students\.steps: 6 there, 8 asked for"):
         JOB.run(_settings(sources, tmp_path, **{"students.steps": 8}), Stop())
+    storage.put_json(accept := str(tmp_path / "accept.json"), [3, 9])
+    with pytest.raises(ConflictError, match=r"accept_digest: None there, '[0-9a-f]{64}' asked for"):
+        JOB.run(_settings(sources, tmp_path, **{"paths.accept": accept}), Stop())
 
 
 def test_networks_that_cannot_work_are_refused_before_anything_is_started(
@@ -175,6 +179,24 @@ def test_a_large_corpus_streams_the_same_samples_for_the_same_step(sources: Mapp
         assert (soft.sum(1, dtype=int) == 255).all()
     for step in (5, 6, 0):
         assert all(np.array_equal(one, two) for one, two in zip(again(step, 3), drawn[step], strict=True))
+
+
+def test_students_learn_from_accepted_samples_alone(sources: Mapping[str, str], tmp_path: Path) -> None:
+    from jobs._sweep import _shard_stream
+
+    storage.put_json(accept := str(tmp_path / "accept.json"), {"indices": [3, 9, 14]})
+    everything, reader = CorpusReader(sources["corpus"]), CorpusReader(sources["corpus"], accept=accept)
+    expected = everything.sample([3, 9, 14])
+    held = _in_memory(reader, StudentsConfig())
+    assert held is not None
+    assert all(np.array_equal(one, two) for one, two in zip(held, expected, strict=True))
+    assert _in_memory(reader, StudentsConfig(corpus_memory_mb=0)) is None
+    stream = _shard_stream(sources["corpus"], 3, accept)
+    seen = {image.tobytes() for step in range(3) for image in stream(step, 3)[0]}
+    assert seen == {image.tobytes() for image in expected[0]}
+    storage.put_json(accept, [])
+    with pytest.raises(DataError, match="no committed and accepted sample"):
+        JOB.run(_settings(sources, tmp_path, **{"paths.accept": accept}), Stop())
 
 
 @dataclass
