@@ -48,11 +48,11 @@ class Planted:
         others = [
             bright,
             train.images[3][:, ::-1] // 2 + 40,
-            np.rot90(val.images[2], 1, (1, 2)),
+            np.rot90(val.images[6], 1, (1, 2)),  # the extreme of no measure: turning rounds a little
             val.images[0] * 0 + 90,
         ]
         self.images = np.concatenate([val.images, np.stack(others).astype(np.uint8)])
-        turned = np.rot90(val.labels[[2]], 1, (1, 2))
+        turned = np.rot90(val.labels[[6]], 1, (1, 2))
         self.labels = np.concatenate([val.labels, val.labels[[5]], train.labels[[3]], turned, val.labels[[0]]])
         bands, value_range = tiles.manifest.bands, tiles.manifest.value_range
         self.content = Content(tiles.manifest.class_table, bands, size_px, size_px, value_range)
