@@ -33,6 +33,7 @@ CONTRASTS = (
     ("pseudo", "real"),
     ("selftrain", "real"),
     ("relabel", "real"),
+    ("real-all", "real"),
 )
 PROPER_CONTRASTS = (("ours", "real"), ("ours", "hard"))
 SEGMENTER = "p(y given x)"
