@@ -28,7 +28,8 @@ from dakter.students.train import LabelledArrays, StudentsConfig
 from dakter.tracking import TrackedRun, Tracker, TrackingConfig
 from jobs._cli import Job, JobSettings, Plan, Stop, main
 from jobs._context import current
-from jobs._ray import RayConfig, session, wait_for_resources
+from jobs._ray import RayConfig, beside_driver, session, wait_for_resources
+from jobs._redone import Tally, total
 
 log = logging.getLogger("dakter.jobs.distill")
 
@@ -96,11 +97,19 @@ def run(settings: DistillSettings, stop: Stop) -> Mapping[str, Any]:
             _in_memory(reader, settings.students),
             reader.url,
         )
-        reference = ray.put(data)
+        reference, tally = ray.put(data), beside_driver(ray, Tally).remote()
         gpu = settings.ray.trial_gpus > 0
         works = {
             arm: Work(
-                reference, settings.students, settings.sweep, arm, folder, settings.ray.trial_cpus, gpu, current()
+                reference,
+                tally,
+                settings.students,
+                settings.sweep,
+                arm,
+                folder,
+                settings.ray.trial_cpus,
+                gpu,
+                current(),
             )
             for arm in ARMS
         }
@@ -138,6 +147,8 @@ def run(settings: DistillSettings, stop: Stop) -> Mapping[str, Any]:
     }
     lineage = {key: identity[key] for key in ("tiles_digest", "corpus_digest", "model_digest")}
     figures = _figures(arms, {arm: searches[arm]["seconds"] for arm in ARMS}, len(data.train.images))
+    if figures["num_restarts"]:
+        log.info("distill: %(num_restarts)d lost workers; %(steps_redone)d steps were done again", figures)
     parent.metrics({f"{arm}/best_val_miou": arms[arm]["search"]["best_val_miou"] for arm in ARMS})
     parent.end()
     names = list(manifest.class_table.names)
@@ -228,6 +239,7 @@ def _search(work: Any, book: Any, settings: DistillSettings, stop: Stop) -> dict
 def _figures(arms: Mapping[str, Any], seconds: Mapping[str, float], num_train: int) -> dict[str, Any]:
     figures: dict[str, Any] = {"num_train": num_train}
     students = [row for arm in arms.values() for row in arm["students"]]
+    trials = [row for arm in arms.values() for row in arm["search"]["trials"]]
     for arm, found in arms.items():
         figures |= {
             f"num_trials_{arm}": found["search"]["num_trials"],
@@ -242,6 +254,7 @@ def _figures(arms: Mapping[str, Any], seconds: Mapping[str, float], num_train: i
     return figures | {
         "num_students": len(students),
         "student_steps": steps,
+        **total(*trials, *students),
         "student_steps_per_second": steps / sum(row["seconds"] for row in students),  # of one student, per worker
     }
 

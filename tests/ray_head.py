@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jobs.suites._raylets import free_port
 
@@ -25,6 +26,13 @@ class Head:
 
     dashboard: str
     environment: dict[str, str]
+
+    def client(self) -> Any:
+        """What the command line itself asks the dashboard with."""
+        from ray.job_submission import JobSubmissionClient
+
+        token = self.environment["RAY_AUTH_TOKEN"]
+        return JobSubmissionClient(self.dashboard, headers={"Authorization": f"Bearer {token}"})
 
     def submit(
         self, *entrypoint: str, cwd: Path, working_dir: bool, env: dict[str, str]

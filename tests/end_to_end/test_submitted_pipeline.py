@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ray_head import ROOT, Head
@@ -47,14 +46,6 @@ def wait_for(text: str, log: Path, process: subprocess.Popen) -> None:
         time.sleep(0.3)
 
 
-def jobs_of(head: Head) -> Any:
-    """The cluster's client."""
-    from ray.job_submission import JobSubmissionClient
-
-    token = head.environment["RAY_AUTH_TOKEN"]
-    return JobSubmissionClient(head.dashboard, headers={"Authorization": f"Bearer {token}"})
-
-
 @pytest.mark.timeout(900)
 def test_a_stage_outlives_its_driver_and_is_found_again(
     ray_head: Head, s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -82,7 +73,7 @@ def test_a_stage_outlives_its_driver_and_is_found_again(
     shown = json.loads(status(ray_head, *command))
     assert shown["next"] == "train"
     assert [row["state"] for row in shown["stages"]][:2] == ["done", "stopped"]
-    client = jobs_of(ray_head)
+    client = ray_head.client()
     mine = [job for job in client.list_jobs() if (job.submission_id or "").startswith(f"dakter-{shown['run']}")]
     assert [job.submission_id.rsplit("-", 2)[1:] for job in mine if "train" in job.submission_id] == [["train", "1"]]
     assert any(name.endswith("state.json") for name in storage.sizes(f"{out}/model.checkpoints")), "it stopped cleanly"
@@ -126,7 +117,7 @@ def status(head: Head, *command: str) -> str:
 def test_a_submitted_pipeline_that_is_killed_leaves_its_stage_running(
     ray_head: Head, s3_bucket: str, tmp_path: Path
 ) -> None:
-    client, out = jobs_of(ray_head), f"{s3_bucket}/run"
+    client, out = ray_head.client(), f"{s3_bucket}/run"
     entrypoint = f"python jobs/pipeline.py --preset tiny --out {out} --tracking.uri sqlite:///{tmp_path}/mlflow.db "
     entrypoint += "--train.steps 100000 --train.checkpoint_every 100000"
     given = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
