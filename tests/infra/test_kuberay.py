@@ -8,6 +8,7 @@ others. ``kubectl apply --dry-run=server`` on a cluster with KubeRay is the full
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -189,16 +190,33 @@ def test_pods_are_such_as_the_restricted_standard_lets_in(kind: str) -> None:
             assert (gpus[0] is not None) == any(
                 toleration["key"] == "nvidia.com/gpu" for toleration in spec.get("tolerations", [])
             )
-        environment = [entry["name"] for container in spec["containers"] for entry in container.get("env", [])]
-        assert not [entry for entry in environment if "SECRET" in entry or "TOKEN" in entry or "ACCESS_KEY" in entry]
+        named = [entry["name"] for container in spec["containers"] for entry in container.get("env", [])]
+        assert not [entry for entry in named if "SECRET" in entry or "TOKEN" in entry or "ACCESS_KEY" in entry]
+
+
+def environment(spec: dict[str, Any]) -> dict[str, str]:
+    """The variables of a pod's first container."""
+    return {entry["name"]: entry["value"] for entry in spec["containers"][0].get("env", [])}
+
+
+@pytest.mark.parametrize("kind", ["RayCluster", "RayJob"])
+def test_a_job_that_is_stopped_has_the_time_for_a_checkpoint_that_it_has_on_ec2(kind: str) -> None:
+    found = re.search(r"^ *RAY_JOB_STOP_WAIT_TIME_S=(\d+)$", (ROOT / "ray_cluster.yaml").read_text(), re.M)
+    assert found
+    given = {
+        name: int(environment(spec).get("RAY_JOB_STOP_WAIT_TIME_S", "3"))  # what Ray does of itself
+        for name, spec in pods(documents()[kind]).items()
+        if name != "submitter"
+    }
+    assert given == dict.fromkeys(given, int(found[1])), "on workers too: a job that asks for CPUs has its driver there"
+    assert int(found[1]) >= 60
 
 
 def test_workers_have_time_to_drain() -> None:
     for kind in ("RayCluster", "RayJob"):
         for group in cluster(documents()[kind])["workerGroupSpecs"]:
             spec = group["template"]["spec"]
-            environment = {entry["name"]: entry["value"] for entry in spec["containers"][0]["env"]}
-            drain_s = float(environment["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
+            drain_s = float(environment(spec)["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
             assert drain_s < spec["terminationGracePeriodSeconds"] < 120, "EC2 gives two minutes"
 
 
