@@ -12,8 +12,12 @@ from dakter.errors import ConfigError, StorageError
 
 
 def tracking_uri(given: str | None, out: str) -> str:
-    """``given``, else MLFLOW_TRACKING_URI, else a SQLite database below a local ``out``; ConfigError without any."""
-    uri = given or os.environ.get("MLFLOW_TRACKING_URI")
+    """``given``, else MLFLOW_TRACKING_URI, else a SQLite database below a local ``out``.
+
+    Raises:
+        ConfigError: there is none, or MLFLOW_TRACKING_URI holds a password.
+    """
+    uri = given or uri_from_environment()
     if uri:
         return uri
     if storage.is_remote(out):
@@ -24,9 +28,26 @@ def tracking_uri(given: str | None, out: str) -> str:
     return f"sqlite:///{storage.local_path(out).absolute()}/mlflow.db"
 
 
+def uri_from_environment() -> str | None:
+    """MLFLOW_TRACKING_URI; ConfigError if it holds a password, which would travel with every job."""
+    try:
+        return check_no_password(os.environ.get("MLFLOW_TRACKING_URI"))
+    except ValueError as error:
+        raise ConfigError(f"MLFLOW_TRACKING_URI holds a password; expected {error}") from error
+
+
+def holds_password(text: str) -> bool:
+    """Whether ``text`` is a URL with a password, before the host or as a parameter (``?password=...``)."""
+    try:
+        parts = urllib.parse.urlsplit(text)
+        return parts.password is not None or bool(parts.scheme and "password" in urllib.parse.parse_qs(parts.query))
+    except ValueError:  # not a URL
+        return False
+
+
 def check_no_password(uri: str | None) -> str | None:
     """``uri`` itself; ValueError if it holds a password, since settings are written into records and reports."""
-    if uri and urllib.parse.urlsplit(uri).password:
+    if uri and holds_password(uri):
         raise ValueError(
             "an address without a password: use MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, PGPASSWORD or "
             "~/.pgpass"

@@ -25,7 +25,7 @@ from dakter import config, storage
 from dakter.config import Config, setting
 from dakter.errors import ConfigError, DakterError, GateError, Stopped
 from dakter.progress import duration
-from jobs import _context, _flags
+from jobs import _context, _environment, _flags
 
 log = logging.getLogger("dakter.jobs")
 
@@ -300,6 +300,7 @@ def main(job: Job[Any], argv: Sequence[str] | None = None) -> int:
         settings = anchored(settings)
         context = _context.RunContext(stage=job.name, log_level=settings.log_level, log_format=settings.log_format)
         _context.enter(context)
+        _environment.check()
         if dry_run and verb:
             raise ConfigError(f"--dry-run plans the job itself; leave it out with {verb}, or leave out {verb}")
         if dry_run:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import secrets
@@ -16,29 +15,10 @@ from pydantic import model_validator
 from dakter.config import Config, setting
 from dakter.errors import Stopped, StorageError
 from jobs._context import current
+from jobs._environment import environment
 from jobs._logs import relay_workers
 
 log = logging.getLogger("dakter.jobs.ray")
-
-# What a worker needs from the driver's environment to reach the same storage and tracking server.
-_FORWARDED = (
-    "DAKTER_S3_TIMEOUT_S",
-    "AWS_ENDPOINT_URL",
-    "AWS_ENDPOINT_URL_S3",
-    "AWS_CA_BUNDLE",
-    "AWS_REGION",
-    "AWS_DEFAULT_REGION",
-    "AWS_PROFILE",
-    "AWS_CONFIG_FILE",
-    "AWS_SHARED_CREDENTIALS_FILE",
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "MLFLOW_TRACKING_URI",
-    "MLFLOW_TRACKING_USERNAME",
-    "MLFLOW_TRACKING_PASSWORD",
-    "MLFLOW_TRACKING_TOKEN",
-)
 
 
 class RayConfig(Config):
@@ -259,13 +239,3 @@ def draining(ray: Any) -> dict[str, float]:
     except (AttributeError, ray.exceptions.RayError):  # another release of Ray: as if it told nothing
         return {}
     return {node: at_ms / 1000 if at_ms > 0 else float("inf") for node, at_ms in told.items()}
-
-
-def environment() -> dict[str, str]:
-    """Variables of the driver that workers need to reach storage and do not have by the submission; never logged.
-
-    A variable given both with ``ray job submit`` and here would make Ray refuse, and print both values.
-    """
-    submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
-    given = (submitted.get("runtime_env") or {}).get("env_vars") or {}
-    return {name: os.environ[name] for name in _FORWARDED if name in os.environ and name not in given}

@@ -8,7 +8,6 @@ stands in the run's folder: this module keeps no state.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import shlex
@@ -24,7 +23,7 @@ import yaml
 from dakter import config, storage
 from dakter.config import Config, setting
 from dakter.errors import ConfigError, ConflictError, DakterError, GateError, Stopped
-from jobs._ray import environment
+from jobs import _environment
 
 log = logging.getLogger("dakter.jobs.pipeline")
 T = TypeVar("T")
@@ -268,11 +267,13 @@ def _runtime_env(settings: SubmissionConfig) -> dict[str, Any]:
     """What a stage is started with: what the pipeline itself was submitted with, else the documented variables.
 
     A submitted pipeline adds no variable to its own: what nodes have of themselves (roles, say) stages have as well.
+    Either way no secret is handed on.
     """
-    submitted = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")
-    given = dict((json.loads(submitted).get("runtime_env") or {}) if submitted else {"env_vars": environment()})
+    submitted = _environment.submission()
+    given = {"env_vars": _environment.environment()} if submitted is None else submitted
     own = {key: value for key, value in given.items() if not key.startswith("_")}
-    own["env_vars"] = {**(own.get("env_vars") or {}), "RAY_JOB_STOP_WAIT_TIME_S": str(settings.stop_wait_s)}
+    variables = _environment.without_secrets(own.get("env_vars") or {})
+    own["env_vars"] = {**variables, "RAY_JOB_STOP_WAIT_TIME_S": str(settings.stop_wait_s)}
     if settings.working_dir:
         own["working_dir"] = settings.working_dir
     return own

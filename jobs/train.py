@@ -261,8 +261,10 @@ def run(settings: TrainSettings, stop: Stop) -> dict[str, Any]:
 
 
 def _train(settings: TrainSettings, stop: Stop, ray: Any, run_id: str) -> None:
-    import ray.train.torch as ray_torch
     from ray import train as ray_train
+    from ray.train.torch import TorchTrainer
+
+    from jobs._torch_group import GroupConfig
 
     api = cast(Any, ray_train)  # it is typed as its first version
 
@@ -277,7 +279,7 @@ def _train(settings: TrainSettings, stop: Stop, ray: Any, run_id: str) -> None:
     signals = (
         ray.remote(Signals).options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here).remote()
     )
-    trainer = ray_torch.TorchTrainer(
+    trainer = TorchTrainer(
         train_loop,
         train_loop_config={
             "settings": settings.dump(),
@@ -291,7 +293,7 @@ def _train(settings: TrainSettings, stop: Stop, ray: Any, run_id: str) -> None:
             resources_per_worker=needs,
             elastic_resize_monitor_interval_s=_RESIZE_S,
         ),
-        torch_config=ray_torch.TorchConfig(backend="nccl" if setup.train_gpus else "gloo", timeout_s=120),
+        torch_config=GroupConfig(backend="nccl" if setup.train_gpus else "gloo", timeout_s=120),
         run_config=api.RunConfig(
             name=f"train-{run_id}",  # the same settings and data find their checkpoints again
             storage_path=work if storage.is_remote(work) else os.path.abspath(storage.local_path(work)),

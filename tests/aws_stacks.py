@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,10 +15,13 @@ from unittest import mock
 import boto3
 from cfnlint.decode.cfn_yaml import load as load_template
 from moto import mock_aws
+from s3_recorder import Request
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 REGION, ACCOUNT = "us-east-1", "123456789012"
 BASE, MLFLOW = ROOT / "infra" / "base.yaml", ROOT / "infra" / "mlflow.yaml"
+STACKS = {"dakter": BASE, "dakter-mlflow": MLFLOW}
+JOB_ROLES = ("WorkerRole", "HeadRole")  # those of the nodes on which jobs run
 # What moto 5.2 cannot make from a template. It is left out there, and tests read it from the template instead.
 BEYOND_MOTO = {
     "AWS::S3::BucketPolicy",
@@ -113,9 +116,88 @@ def statements(role: str) -> list[Statement]:
     return [Statement.read(entry) for document in documents for entry in _plain(document)["Statement"]]
 
 
-def renamed(given: Sequence[Statement], bucket: str, other: str) -> list[Statement]:
-    """The same statements for another bucket."""
-    return [replace(entry, resources=tuple(name.replace(bucket, other) for name in entry.resources)) for entry in given]
+@dataclass(frozen=True)
+class Roles:
+    """What the roles of both stacks were given, once they were deployed.
+
+    Attributes:
+        statements: of each role, by its name in the templates.
+        assumed_by: role -> what may take it.
+        bucket: the name that the stack gave to its bucket.
+        names: what the templates' ``${...}`` have become.
+    """
+
+    statements: Mapping[str, Sequence[Statement]]
+    assumed_by: Mapping[str, list[Any]]
+    bucket: str
+    names: Mapping[str, str]
+
+    def on(self, role: str, bucket: str) -> list[Statement]:
+        """The statements of a role, as if ``bucket`` were the stack's own."""
+        return [
+            replace(entry, resources=tuple(name.replace(self.bucket, bucket) for name in entry.resources))
+            for entry in self.statements[role]
+        ]
+
+
+def deployed_roles() -> Roles:
+    """Deploy both stacks into an empty AWS and read their roles. Whatever moto's S3 held in this process is gone."""
+    with aws():
+        deploy("dakter", BASE, AdminCidr="203.0.113.7/32")
+        deploy("dakter-mlflow", MLFLOW, BaseStack="dakter", ImageTag="1")
+        client, iam = boto3.client("cloudformation"), boto3.client("iam")
+        made = {
+            entry["LogicalResourceId"]: (entry["PhysicalResourceId"], entry["ResourceType"])
+            for stack in STACKS
+            for entry in client.describe_stack_resources(StackName=stack)["StackResources"]
+            if "PhysicalResourceId" in entry  # moto names not all of them
+        }
+        roles = {
+            name: iam.get_role(RoleName=identity)["Role"]
+            for name, (identity, kind) in made.items()
+            if kind == "AWS::IAM::Role"
+        }
+        names = {name: identity for name, (identity, _) in made.items()}
+        names |= {
+            "AWS::Partition": "aws",
+            "AWS::Region": REGION,
+            "AWS::AccountId": ACCOUNT,
+            "ClusterName": template(BASE)["Parameters"]["ClusterName"]["Default"],
+            "Bucket.Arn": f"arn:aws:s3:::{names['Bucket']}",
+            "Log.Arn": f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:{names['Log']}",
+            "DatabasePassword": "arn:aws:stand-in:::DatabasePassword",  # beyond moto
+            **{f"{name}.Arn": role["Arn"] for name, role in roles.items()},
+        }
+        return Roles(
+            statements={name: statements(role["RoleName"]) for name, role in roles.items()},
+            assumed_by={name: _plain(role["AssumeRolePolicyDocument"])["Statement"] for name, role in roles.items()},
+            bucket=names["Bucket"],
+            names=names,
+        )
+
+
+def beyond_jobs(requests: Sequence[Request], roles: Roles, bucket: str) -> set[Request]:
+    """Those requests of jobs that one of the roles that run jobs may not make.
+
+    On one machine a job's driver and its workers cannot be told apart, so each is held against both.
+
+    Args:
+        bucket: ``s3://<name>``, in place of the stack's own.
+    """
+    name = bucket.removeprefix("s3://")
+    return {one for role in JOB_ROLES for one in refused(requests, roles.on(role, name))}
+
+
+def refused(requests: Iterable[Request], role: Sequence[Statement]) -> set[Request]:
+    """The requests that a role may not make; Arrow's look for a bucket that cannot be is none of them."""
+
+    def may(request: Request) -> bool:
+        on = f"arn:aws:s3:::{request.bucket}" + (f"/{request.key}" if request.key else "")
+        context = {} if request.prefix is None else {"s3_prefix": request.prefix}
+        return allowed(role, request.action, on, **context)
+
+    # $extremelyunlikelytoexist$: Arrow asks for it to learn how buckets are addressed; a 403 serves it as well
+    return {request for request in requests if request.bucket != "$extremelyunlikelytoexist$" and not may(request)}
 
 
 def allowed(given: Sequence[Statement], action: str, on: str, **context: str) -> bool:

@@ -2,31 +2,51 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from ray_head import Head, start_head
+from s3_recorder import Asked, Recorder, recording
 
 from dakter import storage
 from jobs.suites._fault_proxy import Proxy, running
+
+if TYPE_CHECKING:
+    from aws_stacks import Roles
 
 # One thread a process: tests run side by side with Ray's own processes on two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
-    """Endpoint URL of an S3 server on loopback."""
-    from moto.server import ThreadedMotoServer
+def _s3() -> Iterator[tuple[Recorder, str]]:
+    with recording() as server:
+        yield server
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+
+@pytest.fixture(scope="session")
+def s3_server(_s3: tuple[Recorder, str]) -> str:
+    """Endpoint URL of an S3 server on loopback."""
+    return _s3[1]
+
+
+@pytest.fixture
+def s3_requests(_s3: tuple[Recorder, str]) -> Asked:
+    """What the S3 server was asked for since the test began, by the access key ids that signed it."""
+    return functools.partial(_s3[0].requests, since=len(_s3[0].seen))
+
+
+@pytest.fixture(scope="session")
+def roles() -> Roles:
+    """What the roles of the deployed templates may do. Of a wider scope than any bucket, since deploying empties S3."""
+    from aws_stacks import deployed_roles
+
+    return deployed_roles()
 
 
 @pytest.fixture

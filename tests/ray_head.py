@@ -13,18 +13,30 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jobs.suites._raylets import free_port
 
 ROOT = Path(__file__).parents[1]
+# What nodes have of themselves, as a role gives it: no submission brings it along.
+NODE = {"AWS_ACCESS_KEY_ID": "node", "AWS_SECRET_ACCESS_KEY": "canary-of-the-node-3c1f"}
 
 
 @dataclass(frozen=True)
 class Head:
-    """A running head: its dashboard and the environment that reaches it."""
+    """A running head: its dashboard, the environment that reaches it, its first process, and Ray's files."""
 
     dashboard: str
     environment: dict[str, str]
+    pid: int
+    folder: Path
+
+    def jobs(self) -> Any:
+        """The client of its job server."""
+        from ray.job_submission import JobSubmissionClient
+
+        token = self.environment["RAY_AUTH_TOKEN"]
+        return JobSubmissionClient(self.dashboard, headers={"Authorization": f"Bearer {token}"})
 
     def submit(
         self, *entrypoint: str, cwd: Path, working_dir: bool, env: dict[str, str]
@@ -85,7 +97,7 @@ def start_head() -> Iterator[Head]:
                 "--disable-usage-stats",
             ],
             cwd=ROOT,
-            env=environment,
+            env=environment | NODE,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -98,7 +110,7 @@ def start_head() -> Iterator[Head]:
             assert process.poll() is None, (Path(folder) / "head.log").read_text()
             time.sleep(0.5)
         try:
-            yield Head(f"http://127.0.0.1:{dashboard_port}", environment)
+            yield Head(f"http://127.0.0.1:{dashboard_port}", environment, process.pid, Path(folder))
         finally:
             os.killpg(process.pid, signal.SIGTERM)
             try:

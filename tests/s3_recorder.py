@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import html
 import io
+import logging
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
 
-from aws_stacks import Statement, allowed
+# Of a signed header, or of a presigned URL: the access key id up to the date.
+_SIGNER = re.compile(r"Credential=([^/%]+)(?:/|%2F)")
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,21 @@ class Request:
     prefix: str | None = None
 
 
+# By access key ids: what was asked for since the test began, see conftest.py.
+Asked = Callable[..., list[Request]]
+
+
+def artefacts(requests: Iterable[Request], folder: str) -> set[str]:
+    """What directly below ``folder``, a key that ends with a slash, the requests were about; not the folder itself."""
+    return {one.key.removeprefix(folder).split("/")[0] for one in requests if one.key.startswith(folder)} - {""}
+
+
 @dataclass
 class Recorder:
-    """Stands before moto's server and notes each request: method, path, query, and the body of a batch delete."""
+    """Stands before moto's server and notes each request: signer, method, path, query, and a batch delete's body."""
 
     application: Any
-    seen: list[tuple[str, str, str, str]] = field(default_factory=list)
+    seen: list[tuple[str, str, str, str, str]] = field(default_factory=list)
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
         query, body = environ.get("QUERY_STRING", ""), b""
@@ -39,13 +50,17 @@ class Recorder:
         if query.split("=")[0] == "delete":
             body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or -1))
             environ["wsgi.input"] = io.BytesIO(body)
-        self.seen.append((environ["REQUEST_METHOD"], environ["PATH_INFO"], query, body.decode()))
+        signer = _SIGNER.search(environ.get("HTTP_AUTHORIZATION", "") or query)
+        who = signer[1] if signer else ""
+        self.seen.append((who, environ["REQUEST_METHOD"], environ["PATH_INFO"], query, body.decode()))
         return self.application(environ, start_response)
 
-    @property
-    def requests(self) -> list[Request]:
+    def requests(self, *signers: str, since: int = 0) -> list[Request]:
+        """What was asked for by these access key ids, or without any by everybody, from ``seen[since]`` on."""
         found = []
-        for method, path, text, body in self.seen:
+        for who, method, path, text, body in self.seen[since:]:
+            if signers and who not in signers:
+                continue
             query = dict(parse_qsl(text, keep_blank_values=True))
             bucket, _, key = path.lstrip("/").partition("/")
             keys = [html.unescape(name) for name in re.findall("<Key>(.*?)</Key>", body)] if body else [key]
@@ -84,6 +99,7 @@ def recording() -> Iterator[tuple[Recorder, str]]:
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # not a line for every request
     recorder = Recorder(DomainDispatcherApplication(create_backend_app))
     server = make_server("127.0.0.1", 0, recorder, threaded=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -93,21 +109,3 @@ def recording() -> Iterator[tuple[Recorder, str]]:
     finally:
         server.shutdown()
         thread.join()
-
-
-def credentials(url: str) -> dict[str, str]:
-    """The environment in which every S3 client goes to ``url``."""
-    keys = {"ACCESS_KEY_ID": "testing", "SECRET_ACCESS_KEY": "testing"}
-    return {f"AWS_{name}": value for name, value in (keys | {"ENDPOINT_URL": url, "REGION": "us-east-1"}).items()}
-
-
-def refused(requests: list[Request], role: list[Statement]) -> set[Request]:
-    """The requests that a role may not make; Arrow's look for a bucket that cannot be is none of them."""
-
-    def may(request: Request) -> bool:
-        on = f"arn:aws:s3:::{request.bucket}" + (f"/{request.key}" if request.key else "")
-        context = {} if request.prefix is None else {"s3_prefix": request.prefix}
-        return allowed(role, request.action, on, **context)
-
-    # $extremelyunlikelytoexist$: Arrow asks for it to learn how buckets are addressed; a 403 serves it as well
-    return {request for request in requests if request.bucket != "$extremelyunlikelytoexist$" and not may(request)}

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from canaries import CANARIES, leaks
 
 from dakter.errors import ConfigError, ConflictError, DakterError, GateError, Stopped
-from jobs import _submission, generate
+from jobs import _submission, generate, pipeline, prepare
+from jobs._cli import Job, main
 from jobs._submission import Submission, SubmissionConfig, put_settings
 
 
@@ -62,6 +65,19 @@ def test_documented_variables_travel_from_outside_the_cluster(monkeypatch: pytes
     assert "SOMETHING_ELSE" not in given["env_vars"]
 
 
+def test_no_secret_travels_from_outside_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    for name, value in CANARIES.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIA")
+    monkeypatch.setenv("AWS_CA_BUNDLE", "/etc/ca.pem")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://user:{CANARIES['AWS_SECRET_ACCESS_KEY']}@127.0.0.1:1")
+    given = _submission._runtime_env(SubmissionConfig())
+    assert leaks({"runtime_env": repr(given).encode()}) == set()
+    assert "AWS_ACCESS_KEY_ID" not in given["env_vars"], "botocore refuses half a pair"
+    assert given["env_vars"]["AWS_CA_BUNDLE"] == "/etc/ca.pem"
+
+
 def test_a_submitted_pipeline_hands_on_what_it_was_given_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     own = {"working_dir": "gcs://_ray_pkg_1.zip", "env_vars": {"AWS_REGION": "eu-west-1"}}
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": own}))
@@ -69,3 +85,45 @@ def test_a_submitted_pipeline_hands_on_what_it_was_given_and_no_more(monkeypatch
     given = _submission._runtime_env(SubmissionConfig())
     assert given["working_dir"] == own["working_dir"]
     assert given["env_vars"] == {"AWS_REGION": "eu-west-1", "RAY_JOB_STOP_WAIT_TIME_S": "120"}
+
+
+def test_a_submitted_pipeline_hands_on_no_secret_that_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    harmless = {"AWS_REGION": "eu-west-1", "TOKENIZERS_PARALLELISM": "false", "MLFLOW_TRACKING_URI": "http://m:5000"}
+    harmless["AWS_WEB_IDENTITY_TOKEN_FILE"] = "/var/run/token"
+    secret = {**CANARIES, "AWS_ACCESS_KEY_ID": "AKIA", "MLFLOW_TRACKING_USERNAME": "me", "HF_TOKEN": "x"}
+    secret["HTTPS_PROXY"] = f"http://me:{CANARIES['MLFLOW_TRACKING_PASSWORD']}@proxy:3128"
+    own = {"env_vars": harmless | secret}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": own}))
+    assert _submission._runtime_env(SubmissionConfig())["env_vars"] == {**harmless, "RAY_JOB_STOP_WAIT_TIME_S": "120"}
+    alone = {"env_vars": {"MLFLOW_TRACKING_USERNAME": "me"}}  # nodes may have the password
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": alone}))
+    assert _submission._runtime_env(SubmissionConfig())["env_vars"]["MLFLOW_TRACKING_USERNAME"] == "me"
+
+
+def test_a_job_names_the_secrets_that_came_with_it_and_shows_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    own = {"env_vars": {**CANARIES, "AWS_REGION": "eu-west-1"}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": own}))
+    assert main(prepare.JOB, ["--out", str(tmp_path), "--dry-run"]) == 0
+    told = capsys.readouterr().err
+    names = "AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, MLFLOW_TRACKING_PASSWORD, MLFLOW_TRACKING_TOKEN"
+    assert f"secrets came with the submission of this job: {names}. " in told
+    assert leaks({"log": told.encode()}) == set()
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": {"env_vars": {"AWS_REGION": "x"}}}))
+    assert main(prepare.JOB, ["--out", str(tmp_path), "--dry-run"]) == 0
+    assert "secrets came" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("job", [prepare.JOB, generate.JOB, pipeline.JOB], ids=lambda job: job.name)
+@pytest.mark.parametrize("address", ["http://me:{}@mlflow:5000", "postgresql://me@db/mlflow?password={}"])
+def test_a_tracking_address_with_a_password_is_refused_with_the_remedy(
+    job: Job[Any], address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address.format(CANARIES["MLFLOW_TRACKING_PASSWORD"]))
+    assert main(job, ["--out", str(tmp_path / "run"), "--preset", "tiny"]) == 2
+    told = capsys.readouterr().err
+    assert "MLFLOW_TRACKING_URI holds a password" in told
+    assert "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in told
+    assert leaks({"log": told.encode()}) == set()
+    assert not (tmp_path / "run").exists()

@@ -11,14 +11,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
-from ray_head import ROOT, Head
+from aws_stacks import Roles, beyond_jobs
+from canaries import CANARIES, files, leaks, objects
+from ray_head import NODE, ROOT, Head
+from s3_recorder import Asked, artefacts
 
 from dakter import storage
 
-CANARY = "canary-5d1f0c77"
 PROGRESS = '"what": "train", "unit": "steps"'  # said by a training worker, shown by the stage, copied by the pipeline
 
 
@@ -26,7 +27,7 @@ PROGRESS = '"what": "train", "unit": "steps"'  # said by a training worker, show
 def pipeline(head: Head, log: Path, *arguments: str) -> Iterator[subprocess.Popen]:
     """``python jobs/pipeline.py ...`` on a machine that is no part of the cluster."""
     environment = head.environment | {"RAY_ADDRESS": head.dashboard}
-    environment |= {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    environment |= {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "MLFLOW_TRACKING_"))}
     with open(log, "w") as file:
         process = subprocess.Popen(
             [sys.executable, "jobs/pipeline.py", *arguments], cwd=ROOT, env=environment, stdout=file, stderr=file
@@ -47,20 +48,18 @@ def wait_for(text: str, log: Path, process: subprocess.Popen) -> None:
         time.sleep(0.3)
 
 
-def jobs_of(head: Head) -> Any:
-    """The cluster's client."""
-    from ray.job_submission import JobSubmissionClient
-
-    token = head.environment["RAY_AUTH_TOKEN"]
-    return JobSubmissionClient(head.dashboard, headers={"Authorization": f"Bearer {token}"})
-
-
 @pytest.mark.timeout(900)
 def test_a_stage_outlives_its_driver_and_is_found_again(
-    ray_head: Head, s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    roles: Roles,
+    ray_head: Head,
+    s3_bucket: str,
+    s3_requests: Asked,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", CANARY)
-    out = f"{s3_bucket}/run"
+    for name, value in {"AWS_ACCESS_KEY_ID": "operator", **CANARIES}.items():
+        monkeypatch.setenv(name, value)
+    out = f"{s3_bucket}/runs/run"
     command = ["--preset", "tiny", "--out", out, "--tracking.uri", f"sqlite:///{tmp_path}/mlflow.db"]
     command += ["--train.steps", "100000", "--train.checkpoint_every", "100000", "--log_format", "json"]
     with pipeline(ray_head, tmp_path / "first.log", *command) as first:
@@ -82,7 +81,7 @@ def test_a_stage_outlives_its_driver_and_is_found_again(
     shown = json.loads(status(ray_head, *command))
     assert shown["next"] == "train"
     assert [row["state"] for row in shown["stages"]][:2] == ["done", "stopped"]
-    client = jobs_of(ray_head)
+    client = ray_head.jobs()
     mine = [job for job in client.list_jobs() if (job.submission_id or "").startswith(f"dakter-{shown['run']}")]
     assert [job.submission_id.rsplit("-", 2)[1:] for job in mine if "train" in job.submission_id] == [["train", "1"]]
     assert any(name.endswith("state.json") for name in storage.sizes(f"{out}/model.checkpoints")), "it stopped cleanly"
@@ -92,9 +91,17 @@ def test_a_stage_outlives_its_driver_and_is_found_again(
     assert len({row["done"] for row in rows if row.get("unit") == "steps"}) == sum(
         row.get("unit") == "steps" for row in rows
     ), "no line twice, not even after attaching"
-    told = before + after + "".join(client.get_job_logs(job.submission_id) for job in mine)
-    told += "".join(f"{job.metadata} {job.entrypoint} {job.message}" for job in mine)
-    assert CANARY not in told
+
+    asked = s3_requests("operator", "node")
+    assert artefacts(s3_requests("node"), "runs/run/") >= {"tiles", "model.checkpoints", "submissions", "stages"}
+    assert beyond_jobs(asked, roles, s3_bucket) == set()
+
+    own = {"token": ray_head.environment["RAY_AUTH_TOKEN"], "of the node": NODE["AWS_SECRET_ACCESS_KEY"]}
+    left = files(tmp_path) | files(ray_head.folder) | objects(s3_bucket) | {"jobs": repr(client.list_jobs()).encode()}
+    assert {"first.log", "mlflow.db", "runtime_env_agent.log", f"job-driver-{mine[0].submission_id}.log"} <= {
+        name.rsplit("/", 1)[-1] for name in left
+    }
+    assert leaks(left, CANARIES | own) == set()
 
 
 def processes() -> Iterator[tuple[int, list[str]]]:
@@ -108,7 +115,7 @@ def processes() -> Iterator[tuple[int, list[str]]]:
 def status(head: Head, *command: str) -> str:
     """What ``pipeline.py status --json`` prints."""
     environment = head.environment | {"RAY_ADDRESS": head.dashboard}
-    environment |= {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    environment |= {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "MLFLOW_TRACKING_"))}
     done = subprocess.run(
         [sys.executable, "jobs/pipeline.py", "status", *command, "--json"],
         cwd=ROOT,
@@ -126,10 +133,10 @@ def status(head: Head, *command: str) -> str:
 def test_a_submitted_pipeline_that_is_killed_leaves_its_stage_running(
     ray_head: Head, s3_bucket: str, tmp_path: Path
 ) -> None:
-    client, out = jobs_of(ray_head), f"{s3_bucket}/run"
+    client, out = ray_head.jobs(), f"{s3_bucket}/runs/run"
     entrypoint = f"python jobs/pipeline.py --preset tiny --out {out} --tracking.uri sqlite:///{tmp_path}/mlflow.db "
     entrypoint += "--train.steps 100000 --train.checkpoint_every 100000"
-    given = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    given = {name: os.environ[name] for name in ("AWS_ENDPOINT_URL", "AWS_REGION")}
     environment = {"env_vars": given, "working_dir": str(ROOT)}
 
     def until(text: str, name: str) -> None:

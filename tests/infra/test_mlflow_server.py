@@ -17,15 +17,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from aws_stacks import BASE, MLFLOW, Statement, aws, deploy, renamed, resource, statements, template
-from s3_recorder import Recorder, credentials, recording, refused
+from aws_stacks import MLFLOW, Roles, refused, template
+from s3_recorder import Asked, Request
 
 from dakter.storage import to_json_bytes
 from dakter.tracking import Tracker, TrackingConfig
 from jobs.suites._raylets import free_port
 
 ROOT = Path(__file__).parents[2]
-HOST, BUCKET = "mlflow.dakter.internal", "dakter-artifacts"
+HOST = "mlflow.dakter.internal"
 POSTGRES = 'uri="postgresql+psycopg2://mlflow:$DATABASE_PASSWORD@$DATABASE_HOST:5432/mlflow?sslmode=require"'
 
 
@@ -39,7 +39,7 @@ def command() -> str:
 
 
 @contextmanager
-def started(script: str, port: int, **more: str) -> Iterator[str]:
+def started(script: str, port: int, bucket: str, **more: str) -> Iterator[str]:
     """The server's URL once it answers; its process group is ended afterwards."""
     definition = template(MLFLOW)["Resources"]["Task"]["Properties"]["ContainerDefinitions"][0]
     given = {entry["Name"]: entry["Value"] for entry in definition["Environment"]}
@@ -48,7 +48,7 @@ def started(script: str, port: int, **more: str) -> Iterator[str]:
     }  # fmt: skip
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "ARTIFACTS": f"s3://{BUCKET}/mlflow",
+        "ARTIFACTS": f"{bucket}/mlflow",
         "ALLOWED_HOSTS": given["ALLOWED_HOSTS"]["Fn::Sub"].replace("${BaseStack}", "dakter").replace("5000", str(port)),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": given["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"],
         **more,
@@ -143,54 +143,32 @@ def use(url: str, port: int, folder: Path) -> None:
     assert status(url, "attacker.example") == 403
 
 
-@pytest.fixture(scope="module")
-def given() -> list[Statement]:
-    """What the server's role holds, in which the bucket is called as the recorded one."""
-    with aws():
-        bucket = deploy("dakter", BASE, AdminCidr="203.0.113.7/32")["BucketName"]
-        deploy("dakter-mlflow", MLFLOW, BaseStack="dakter", ImageTag="1")
-        return renamed(statements(resource("dakter-mlflow", "ServerRole")), bucket, BUCKET)
-
-
-@pytest.fixture
-def recorder(given: list[Statement], monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
-    """A recorder before an S3 with the bucket; after ``given``, since a stack empties moto's S3."""
-    import boto3
-
-    with recording() as (noted, url):
-        for name, value in credentials(url).items():
-            monkeypatch.setenv(name, value)
-        boto3.client("s3", region_name="us-east-1").create_bucket(Bucket=BUCKET)
-        noted.seen.clear()
-        yield noted
-
-
-def check_requests(noted: Recorder, given: list[Statement]) -> None:
+def check_requests(asked: list[Request], roles: Roles, bucket: str) -> None:
     """What the server asked of S3 is allowed to it, and was asked for at all."""
-    assert {request.action for request in noted.requests} >= {"s3:PutObject", "s3:GetObject", "s3:ListBucket"}
-    assert refused(noted.requests, given) == set()
+    assert {request.action for request in asked} >= {"s3:PutObject", "s3:GetObject", "s3:ListBucket"}
+    assert refused(asked, roles.on("ServerRole", bucket.removeprefix("s3://"))) == set()
 
 
-def test_the_command_of_the_container_serves(recorder: Recorder, given: list[Statement], tmp_path: Path) -> None:
+def test_the_command_of_the_container_serves(roles: Roles, s3_bucket: str, s3_requests: Asked, tmp_path: Path) -> None:
     port = free_port()
-    with started(command().replace(POSTGRES, f'uri="sqlite:///{tmp_path}/mlflow.db"'), port) as url:
+    with started(command().replace(POSTGRES, f'uri="sqlite:///{tmp_path}/mlflow.db"'), port, s3_bucket) as url:
         trials_at_once(url)
         use(url, port, tmp_path)
-    check_requests(recorder, given)
+    check_requests(s3_requests(), roles, s3_bucket)
 
 
 @pytest.mark.slow
-def test_and_on_postgresql_over_tls(recorder: Recorder, given: list[Statement], tmp_path: Path) -> None:
+def test_and_on_postgresql_over_tls(roles: Roles, s3_bucket: str, s3_requests: Asked, tmp_path: Path) -> None:
     with postgres() as (port_of_database, password):
         port = free_port()
         script = command().replace("$DATABASE_HOST:5432", f"$DATABASE_HOST:{port_of_database}")
         more = {"DATABASE_HOST": "127.0.0.1", "DATABASE_PASSWORD": password}
-        with started(script, port, **more) as url:
+        with started(script, port, s3_bucket, **more) as url:
             trials_at_once(url)
             use(url, port, tmp_path)
-        with started(script, port, **more) as url:  # the next task migrates a database that is migrated
+        with started(script, port, s3_bucket, **more) as url:  # the next task migrates a database that is migrated
             assert status(url, f"localhost:{port}") == 200
-    check_requests(recorder, given)
+    check_requests(s3_requests(), roles, s3_bucket)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dakter import config, errors
-from jobs import _cli, _flags, _ray
+from jobs import _cli, _environment, _flags
 
 TEXT = (Path(__file__).parents[2] / "infra/RUNBOOK.md").read_text()
 COMMANDS = [line.split("#")[0].strip() for line in TEXT.splitlines() if line.startswith("python jobs/")]
@@ -27,7 +27,7 @@ def classes() -> list[type[errors.DakterError]]:
 
 def test_every_variable_that_travels_is_named() -> None:
     part = TEXT.split("Variables that go with a stage")[1].split("They are in no log")[0]
-    assert set(re.findall(r"`([A-Z0-9_]+)`", part)) == set(_ray._FORWARDED)
+    assert set(re.findall(r"`([A-Z0-9_]+)`", part)) == set(_environment.FORWARDED)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -6,13 +6,12 @@ Arrow's C++ client (checkpoints of Ray Train and Ray Tune).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from aws_stacks import BASE, Statement, allowed, aws, deploy, renamed, resource, statements
+from aws_stacks import JOB_ROLES, Roles, allowed, beyond_jobs
 from fake_pairs import FakeSampler
-from s3_recorder import Recorder, credentials, recording, refused
+from s3_recorder import Asked
 
 from dakter import storage
 from dakter.corpus import manifest
@@ -21,33 +20,6 @@ from dakter.corpus.layout import CorpusConfig, Layout
 from dakter.corpus.reader import CorpusReader
 from dakter.corpus.shard import compute
 from dakter.corpus.status import status
-
-BUCKET = "dakter-recorded"
-
-
-@pytest.fixture
-def run(given: dict[str, list[Statement]], monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Recorder, str]]:
-    """A recorder, and the URL of a run in the bucket behind it; after ``given``, since a stack empties moto's S3."""
-    import s3fs
-
-    with recording() as (noted, url):
-        for name, value in credentials(url).items():
-            monkeypatch.setenv(name, value)
-        s3fs.S3FileSystem.clear_instance_cache()
-        s3fs.S3FileSystem(use_listings_cache=False).mkdir(BUCKET)
-        noted.seen.clear()
-        yield noted, f"s3://{BUCKET}/runs/a"
-        s3fs.S3FileSystem().rm(BUCKET, recursive=True)
-        s3fs.S3FileSystem.clear_instance_cache()
-
-
-@pytest.fixture(scope="module")
-def given() -> dict[str, list[Statement]]:
-    """What the roles of the deployed template hold, in which the bucket is called as the recorded one."""
-    with aws():
-        bucket = deploy("dakter", BASE, AdminCidr="203.0.113.7/32")["BucketName"]
-        roles = ("WorkerRole", "HeadRole")
-        return {role: renamed(statements(resource("dakter", role)), bucket, BUCKET) for role in roles}
 
 
 def use_storage(url: str, folder: Path) -> None:
@@ -103,25 +75,24 @@ def use_ray_train(url: str, folder: Path) -> None:
 
 
 def test_what_jobs_ask_of_s3_is_allowed_and_nothing_allowed_is_unused(
-    run: tuple[Recorder, str], given: dict[str, list[Statement]], tmp_path: Path
+    roles: Roles, s3_bucket: str, s3_requests: Asked, tmp_path: Path
 ) -> None:
-    noted, url = run
+    url = f"{s3_bucket}/runs/a"
     for part in ("storage", "train"):
         (tmp_path / part).mkdir()
     use_storage(url, tmp_path / "storage")
     use_corpus(url)
     use_ray_train(url, tmp_path / "train")
-    asked = {request.action for request in noted.requests}
-    for role, statements_of_it in given.items():
-        assert refused(noted.requests, statements_of_it) == set(), role
-    held = {name for statement in given["WorkerRole"] for name in statement.actions}
-    # A multipart upload is aborted only when it fails in the middle, which nothing here does.
-    assert held - asked == {"s3:AbortMultipartUpload"}
+    asked = s3_requests()
+    assert beyond_jobs(asked, roles, s3_bucket) == set()
+    for role in JOB_ROLES:
+        held = {name for statement in roles.statements[role] for name in statement.actions if name.startswith("s3:")}
+        # A multipart upload is aborted only when it fails in the middle, which nothing here does.
+        assert held - {request.action for request in asked} == {"s3:AbortMultipartUpload"}
 
 
-def test_a_worker_may_do_nothing_else(given: dict[str, list[Statement]]) -> None:
-    worker = given["WorkerRole"]
-    bucket = f"arn:aws:s3:::{BUCKET}"
+def test_a_worker_may_do_nothing_else(roles: Roles) -> None:
+    worker, bucket = roles.statements["WorkerRole"], f"arn:aws:s3:::{roles.bucket}"
     assert {name.split(":")[0] for statement in worker for name in statement.actions} == {"s3"}
     assert allowed(worker, "s3:GetObject", f"{bucket}/data/sos/a.png")
     for key in ("mlflow/1/model", "data/sos/a.png", "elsewhere"):
@@ -136,9 +107,14 @@ def test_a_worker_may_do_nothing_else(given: dict[str, list[Statement]]) -> None
         assert not allowed(worker, f"s3:{name}", f"{bucket}/runs/a")
 
 
-def test_the_recorder_would_see_a_request_that_is_not_allowed(
-    run: tuple[Recorder, str], given: dict[str, list[Statement]]
+def test_a_request_that_is_not_allowed_would_be_seen_with_its_signer(
+    roles: Roles, s3_bucket: str, s3_requests: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    noted, _ = run
-    storage.put(f"s3://{BUCKET}/elsewhere/x", b"x")
-    assert {request.key for request in refused(noted.requests, given["WorkerRole"])} == {"elsewhere/x"}
+    import s3fs
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+    s3fs.S3FileSystem.clear_instance_cache()
+    storage.put(f"{s3_bucket}/elsewhere/x", b"x")
+    assert {request.key for request in beyond_jobs(s3_requests("somebody"), roles, s3_bucket)} == {"elsewhere/x"}
+    assert s3_requests("somebody") == s3_requests()
+    assert s3_requests("somebody else") == []

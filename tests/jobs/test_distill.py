@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from aws_stacks import Roles, beyond_jobs
+from s3_recorder import Asked, artefacts
 
 from dakter import storage
 from dakter.corpus.commit import write_shard
@@ -67,9 +69,9 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return places
 
 
-def _settings(sources: Mapping[str, str], out: Path, **more: Any) -> DistillSettings:
+def _settings(sources: Mapping[str, str], folder: Path, **more: Any) -> DistillSettings:
     overrides = {
-        "out": str(out),
+        "out": str(folder),
         "paths.tiles": sources["tiles"],
         "paths.corpus": sources["corpus"],
         "students.steps": 6,
@@ -84,7 +86,7 @@ def _settings(sources: Mapping[str, str], out: Path, **more: Any) -> DistillSett
         # A designed space: most of it learns next to nothing in six steps.
         "sweep.learning_rate": [1e-9, 1e-2],
         "ray.num_cpus": 2,
-        "tracking.uri": f"sqlite:///{out}/mlflow.db",
+        "tracking.uri": f"sqlite:///{folder}/mlflow.db",
         **more,
     }
     return resolve(DistillSettings, overrides=overrides)
@@ -99,25 +101,32 @@ def _runs(out: Path) -> list[Any]:
     return list(client.search_runs([experiment.experiment_id]))
 
 
-def test_the_whole_job_is_stopped_resumed_and_then_done(sources: Mapping[str, str], tmp_path: Path) -> None:
-    settings = _settings(sources, tmp_path)
-    sweep = Path(settings.place("sweep"))
+def test_the_whole_job_is_stopped_resumed_and_then_done_on_s3(
+    roles: Roles,
+    sources: Mapping[str, str],
+    s3_bucket: str,
+    s3_requests: Asked,
+    tmp_path: Path,
+) -> None:
+    out = {"out": f"{s3_bucket}/runs/a"}
+    settings = _settings(sources, tmp_path, **out)
+    sweep = settings.place("sweep")
 
     class StopInSearch(Stop):
         """Asks to stop once the first trial is over."""
 
         def __call__(self) -> bool:
-            self.requested = self.requested or any(sweep.glob("previews/*.npz"))
+            self.requested = self.requested or bool(storage.sizes(f"{sweep}/previews"))
             return self.requested
 
     with pytest.raises(Stopped, match="resumes"):
         JOB.run(settings, StopInSearch())
     before = {run.info.run_id for run in _runs(tmp_path)}
-    assert not (sweep / "sweep.json").exists()
+    assert not storage.exists(f"{sweep}/sweep.json")
 
     record = execute(JOB, settings, Stop())
     figures = record["figures"]
-    found = storage.read_json(str(sweep / "sweep.json"))
+    found = storage.read_json(f"{sweep}/sweep.json")
     assert set(found["arms"]) == {"real", "distilled"}
     assert found["model_digest"] == "copies"
     for arm, table in found["arms"].items():
@@ -131,7 +140,7 @@ def test_the_whole_job_is_stopped_resumed_and_then_done(sources: Mapping[str, st
         assert table["best"] == max(trials, key=lambda trial: trial["val_miou"])["config"]
         assert (table["best"]["synthetic_share"] > 0) == (arm == "distilled")
         (row,) = table["students"]
-        student = load_student(str(sweep / row["path"]))
+        student = load_student(f"{sweep}/{row['path']}")
         assert student.digest == row["digest"]
         assert student.config.dump() == table["best"]
         assert student.record["tiles_digest"] == found["tiles_digest"]
@@ -154,10 +163,13 @@ def test_the_whole_job_is_stopped_resumed_and_then_done(sources: Mapping[str, st
 
     assert JOB.run(settings, Stop())["already_done"]
     with pytest.raises(ConflictError, match=r"students\.steps: 6 there, 8 asked for"):
-        JOB.run(_settings(sources, tmp_path, **{"students.steps": 8}), Stop())
+        JOB.run(_settings(sources, tmp_path, **out, **{"students.steps": 8}), Stop())
     storage.put_json(accept := str(tmp_path / "accept.json"), [3, 9])
     with pytest.raises(ConflictError, match=r"accept_digest: None there, '[0-9a-f]{64}' asked for"):
-        JOB.run(_settings(sources, tmp_path, **{"paths.accept": accept}), Stop())
+        JOB.run(_settings(sources, tmp_path, **out, **{"paths.accept": accept}), Stop())
+
+    assert artefacts(s3_requests(), "runs/a/") == {"sweep", "stages", "run.json"}
+    assert beyond_jobs(s3_requests(), roles, s3_bucket) == set()
 
 
 def test_networks_that_cannot_work_are_refused_before_anything_is_started(

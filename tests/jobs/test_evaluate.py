@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from aws_stacks import Roles, beyond_jobs
 from fake_pairs import FakeSampler
+from s3_recorder import Asked, artefacts
 
 from dakter import storage
 from dakter.config import digest_json
@@ -305,3 +307,16 @@ def test_dry_run_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(evaluate.JOB, ["--out", str(tmp_path / "none"), "--dry-run"]) == 0
     assert "the only reader of test" in capsys.readouterr().out
     assert not (tmp_path / "none").exists()
+
+
+def test_an_evaluation_on_s3_asks_for_what_jobs_may(
+    roles: Roles, made: Path, s3_bucket: str, s3_requests: Asked
+) -> None:
+    out = f"{s3_bucket}/runs/a"
+    for part in ("tiles", "sweep"):
+        storage.upload_folder(made / part, f"{out}/{part}")
+    before = len(s3_requests())
+    execute(evaluate.JOB, settings(out), Stop())
+    asked = s3_requests()[before:]
+    assert artefacts(asked, "runs/a/") == {"tiles", "corpus", "sweep", "evaluation", "stages", "run.json"}
+    assert beyond_jobs(asked, roles, s3_bucket) == set()

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from aws_stacks import Roles, beyond_jobs
+from s3_recorder import Asked, artefacts
 
 from dakter import storage
 from dakter.errors import ConflictError, GateError
@@ -22,7 +24,7 @@ from dakter.students.store import load_student, save_student
 from dakter.tracking import Tracker, TrackingConfig
 from jobs import promote
 from jobs._candidate import read_candidate
-from jobs._cli import Stop, main
+from jobs._cli import Stop, execute, main
 from jobs.promote import PromoteSettings
 
 NAMES = ["sea surface", "oil spill"]
@@ -210,3 +212,16 @@ def test_decision_document_is_logged_with_its_reasons(tmp_path: Path, uri: str) 
     assert tracker.registry.alias("champion") is None
     texts = [reason["text"] for reason in json.loads(logged)["reasons"] if not reason["passed"]]
     assert any("'sea surface' everywhere" in text for text in texts)
+
+
+def test_a_promotion_from_s3_asks_for_what_jobs_may(
+    roles: Roles, tmp_path: Path, uri: str, s3_bucket: str, s3_requests: Asked
+) -> None:
+    out = f"{s3_bucket}/runs/a"
+    local = stages(tmp_path / "a", uri, hits=0.6)
+    storage.upload_folder(tmp_path / "a", out)
+    before = len(s3_requests())
+    execute(promote.JOB, local.model_copy(update={"out": out}), Stop())
+    asked = s3_requests()[before:]
+    assert artefacts(asked, "runs/a/") == {"tiles", "sweep", "evaluation", "promotion", "stages", "run.json"}
+    assert beyond_jobs(asked, roles, s3_bucket) == set()

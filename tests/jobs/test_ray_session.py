@@ -1,41 +1,33 @@
-"""What a job hands to Ray: no variable twice, and its own Ray on loopback alone."""
+"""What a job hands to Ray, no variable twice and no secret; and what it waits for."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
+from canaries import CANARIES, leaks
 
 from dakter.config import load
 from dakter.errors import ConfigError, StorageError
-from jobs._ray import RayConfig, ResourceDeadline, environment, session
+from jobs._environment import environment
+from jobs._ray import RayConfig, ResourceDeadline
 
 
 def test_variables_that_came_with_the_submission_are_not_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("AWS_REGION", "eu-north-1")
-    submitted = {"runtime_env": {"env_vars": {"AWS_SECRET_ACCESS_KEY": "canary"}}}
+    submitted = {"runtime_env": {"env_vars": {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}}}
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(submitted))
-    assert "AWS_SECRET_ACCESS_KEY" not in environment(), "Ray would refuse, and print both"
+    assert "AWS_ENDPOINT_URL" not in environment(), "Ray would refuse, and print both"
     assert environment()["AWS_REGION"] == "eu-north-1"
 
 
-def listening() -> set[str]:
-    """Addresses in state LISTEN (0A), as the kernel writes them: hexadecimal, by 32-bit words in host order."""
-    rows = [line.split() for table in ("tcp", "tcp6") for line in Path("/proc/net", table).read_text().splitlines()[1:]]
-    return {row[1] for row in rows if row[3] == "0A"}
-
-
-def test_a_ray_that_a_job_starts_listens_on_loopback_alone() -> None:
-    before = listening()
-    with session(RayConfig()) as ray:
-        assert ray.get(ray.remote(lambda: 1).remote()) == 1
-        opened = listening() - before
-    assert opened, "a Ray listens somewhere"
-    loopback = ("0100007F:", "0000000000000000FFFF00000100007F:", "00000000000000000000000001000000:")
-    assert not {address for address in opened if not address.startswith(loopback)}
+def test_no_secret_is_given_to_a_cluster_that_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    for name, value in CANARIES.items():
+        monkeypatch.setenv(name, value)
+    assert leaks({"runtime_env": repr(environment()).encode()}) == set()
 
 
 class OneNode:

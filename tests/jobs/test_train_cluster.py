@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from listeners import watching
 
 from dakter.data.tiles import TileCorpus
 from dakter.diffusion.fit import fit
@@ -111,12 +112,15 @@ def test_a_node_lost_without_notice_costs_no_more_than_the_steps_since_the_last_
     nodes: Cluster, tiny_tiles: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    job = start(nodes, tiny_tiles, out, STEPS, train_workers=4, train_workers_min=2)
-    wait_for(job, out, lambda: checkpoints(out))
-    node = a_worker(nodes)
-    assert node is not None
-    nodes.lose(node)
-    record = ended(job, out, tiny_tiles, STEPS)
+    with watching(every_s=2.0) as seen:
+        job = start(nodes, tiny_tiles, out, STEPS, train_workers=4, train_workers_min=2)
+        wait_for(job, out, lambda: checkpoints(out))
+        node = a_worker(nodes)
+        assert node is not None
+        nodes.lose(node)
+        record = ended(job, out, tiny_tiles, STEPS)
+    assert {listener for listener in seen if listener.outward} == set()
+    assert len({listener.pid for listener in seen if "raylet" in listener.command}) >= 4
     assert record["num_restarts"] >= 1
     assert record["workers"] == 3, "it goes on with those that are left, rows shared unevenly"
     assert record["steps_redone"] <= EVERY

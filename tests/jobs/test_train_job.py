@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from listeners import watching
 
 from dakter import config, storage
 from dakter.diffusion.pipeline import open_model
@@ -72,7 +73,11 @@ def checkpoints(out: Path) -> list[Path]:
 def undisturbed(tiny_tiles: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Digest of the model that two workers train when nothing goes wrong."""
     out = tmp_path_factory.mktemp("undisturbed")
-    figures = train.run(settings(tiny_tiles, out, ray__train_workers=2), Stop())
+    with watching() as seen:
+        figures = train.run(settings(tiny_tiles, out, ray__train_workers=2), Stop())
+    workers_of_it = {listener.pid for listener in seen if listener.command.startswith("ray::RayTrainWorker")}
+    assert len(workers_of_it) == 2
+    assert {listener for listener in seen if listener.outward} == set(), "its process group meets on loopback as well"
     assert figures["num_steps"] == settings(tiny_tiles, out).train.steps
     assert not checkpoints(out), "checkpoints go when the model stands"
     return str(figures["model_digest"])

@@ -8,16 +8,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from dakter import storage
+from canaries import CANARIES, files, leaks, objects
 
-# None of them is let through by accident: moto accepts any credentials, and Ray's token is the job's own choice.
-CANARIES = {
-    "AWS_SECRET_ACCESS_KEY": "canary-aws-secret-7f3a91c2",
-    "AWS_SESSION_TOKEN": "canary-aws-session-51d0be47",
-    "MLFLOW_TRACKING_PASSWORD": "canary-mlflow-password-c8e2",
-    "MLFLOW_TRACKING_TOKEN": "canary-mlflow-token-90ab12",
-    "RAY_AUTH_TOKEN": "canary0ray0token0" + "4d" * 16,
-}
+PLANTED = CANARIES | {"RAY_AUTH_TOKEN": "canary0ray0token0" + "4d" * 16}  # the job's own choice
 
 # In a process of its own: what a user types, with a sampler that needs no model, and an MLflow run.
 _JOB = """
@@ -40,26 +33,11 @@ with mlflow.start_run():
 """
 
 
-def leaks(named: dict[str, bytes]) -> set[str]:
-    """``<place>: <variable>`` of every canary in ``named``, place -> bytes."""
-    return {
-        f"{place}: {variable}"
-        for place, data in named.items()
-        for variable, canary in CANARIES.items()
-        if canary.encode() in data
-    }
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    """Every regular file below ``folder``."""
-    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()}
-
-
 def test_a_job_leaves_no_secret_behind(s3_bucket: str, tmp_path: Path) -> None:
     tests = str(Path(__file__).parents[1])
     # Ray's sockets must fit 107 characters: a short folder of our own instead of pytest's.
     with tempfile.TemporaryDirectory(prefix="dk", dir="/tmp", ignore_cleanup_errors=True) as short:
-        env = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))} | CANARIES
+        env = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))} | PLANTED
         env |= {"RAY_TMPDIR": short, "RAY_AUTH_MODE": "token", "HOME": str(tmp_path)}
         env["PYTHONPATH"] = os.pathsep.join([tests, str(Path(tests).parent)])
         job = subprocess.run(
@@ -71,11 +49,11 @@ def test_a_job_leaves_no_secret_behind(s3_bucket: str, tmp_path: Path) -> None:
         )
         assert job.returncode == 0, job.stderr[-4000:].decode()
         left = {"stdout": job.stdout, "stderr": job.stderr, **files(Path(short)), **files(tmp_path)}
-    objects = {name: storage.read_bytes(f"{s3_bucket}/{name}") for name in storage.sizes(s3_bucket)}
-    assert any(name.endswith("manifest.json") for name in objects)
+    stored = objects(s3_bucket)
+    assert any(name.endswith("manifest.json") for name in stored)
     assert any("/logs/" in name for name in left), "Ray's logs were looked at"
     assert any(name.endswith("mlflow.db") for name in left)
-    assert leaks(left | objects) == set()
+    assert leaks(left | stored, PLANTED) == set()
 
 
 def test_a_canary_would_be_found(tmp_path: Path) -> None:
