@@ -11,6 +11,7 @@ from dakter.progress import Progress
 from dakter.report.grids import predictions_figure
 from dakter.students.search import Arm
 from dakter.tracking import TrackedRun, Tracker
+from jobs._redone import total
 from jobs._sweep import METRIC, SweepData, read_preview
 
 
@@ -61,6 +62,7 @@ class Book:
         keys = ("id", "seed", "val_miou", "val_iou", "best_step", "steps", "seconds", "epochs", "history")
         return {
             **{key: record[key] for key in keys},
+            **total(record),
             "path": f"students/{name}",
             "architecture": stored["config"]["architecture"],
             "encoder": stored["config"]["encoder"],

@@ -6,38 +6,17 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 from dakter.errors import DakterError
+from jobs._redone import BEAT_S, Account
 
 log = logging.getLogger("dakter.jobs.train")
 
-_BEAT_S = 1.0
 # The last checkpoint before a node goes is begun so long before: time to write and upload it.
 _MARGIN_S = 15.0
 # When a notice names no time, Ray Train waits so long before it starts the workers again elsewhere.
 _UNNAMED_S = 120.0
-
-
-@dataclass(frozen=True)
-class Account:
-    """What a training cost beside its steps, since its driver began.
-
-    Attributes:
-        starts: of the workers together, the first one included.
-        steps_redone: steps that were done again. Workers tell once a second what they have done, so steps within the
-            last second of a lost worker are not in it.
-        furthest: steps done at most.
-    """
-
-    starts: int = 0
-    steps_redone: int = 0
-    furthest: int = 0
-
-    @property
-    def num_restarts(self) -> int:
-        return max(0, self.starts - 1)
 
 
 class Signals:
@@ -73,13 +52,12 @@ class Signals:
         """By rank 0: training begins, or goes on, after ``step`` steps."""
         if self._first is None:
             self._first = step
-        own = self._account
-        self._account = Account(own.starts + 1, own.steps_redone + max(0, own.furthest - step), step)
+        self._account = self._account.begun(step)
 
     def beat(self, node: str, step: int) -> tuple[bool, float | None]:
         """By a worker, with the steps it has done: (stop, when its node leaves in Unix seconds, None: it stays)."""
         self._beats += 1
-        self._account = replace(self._account, furthest=max(self._account.furthest, step))
+        self._account = self._account.reached(step)
         return self._stop, self._leaving.get(node)
 
     def fail(self, error: DakterError) -> None:
@@ -112,7 +90,7 @@ class Heartbeat:
 
     def _work(self) -> None:
         while True:
-            time.sleep(_BEAT_S)
+            time.sleep(BEAT_S)
             self._beat()
 
     def _beat(self) -> None:

@@ -21,6 +21,9 @@ from jobs._logs import relay_workers
 log = logging.getLogger("dakter.jobs.ray")
 
 
+_COUNTED = ("CPU", "GPU")  # resources that errors tell of
+
+
 class RayConfig(Config):
     """How a job uses Ray. On a cluster (RAY_ADDRESS set, as in a submitted job) only the per-worker needs count."""
 
@@ -174,11 +177,11 @@ class ResourceDeadline:
         if waited_s > self._timeout_s:
             raise StorageError(
                 f"asked for {self._count} x {self._needs}, not there within {self._timeout_s:g} s; the cluster has "
-                f"{self._has()}; ask for less (ray.* settings), add nodes, or raise ray.start_timeout_s"
+                f"{self.has()}; ask for less (ray.* settings), add nodes, or raise ray.start_timeout_s"
             )
         if not self._told and waited_s > min(30.0, self._timeout_s / 2):
             self._told = True
-            log.warning("waiting for %d x %s; the cluster has %s", self._count, self._needs, self._has())
+            log.warning("waiting for %d x %s; the cluster has %s", self._count, self._needs, self.has())
 
     def _nodes(self) -> list[Mapping[str, float]]:
         leaving = draining(self._ray)
@@ -188,10 +191,24 @@ class ResourceDeadline:
         asked = [(key, amount) for key, amount in self._needs.items() if amount]
         return sum(min(int(node.get(key, 0) / amount + 1e-9) for key, amount in asked) for node in self._nodes())
 
-    def _has(self) -> str:
-        nodes = self._nodes()
-        totals = {key: sum(node.get(key, 0.0) for node in nodes) for key in ("CPU", "GPU")}
-        return f"{totals} on {len(nodes)} node(s), room for {self._capacity()}"
+    def has(self) -> str:
+        """What the cluster has, in words: all of it, and what of it nobody holds now (another job may)."""
+        nodes, free = self._nodes(), self._ray.available_resources()
+        totals = {key: sum(node.get(key, 0.0) for node in nodes) for key in _COUNTED}
+        return (
+            f"{totals} on {len(nodes)} node(s), room for {self._capacity()}; free of it now: "
+            f"{ {key: free.get(key, 0.0) for key in _COUNTED} }"
+        )
+
+
+def beside_driver(ray: Any, kind: type, *arguments: Any) -> Any:
+    """A ``kind(*arguments)`` as an actor without CPUs on the driver's own node, where no lost worker takes it along."""
+    # Not soft: Ray 2.60 puts an actor that needs no resource anywhere then. Without its node there is no driver either.
+    here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=False
+    )
+    remote = ray.remote(kind).options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)
+    return remote.remote(*arguments)
 
 
 def wait_for_resources(

@@ -27,7 +27,7 @@ from dakter.corpus.shard import PairSampler
 from dakter.errors import ConflictError, DakterError, Stopped, StorageError, of_environment
 from jobs._context import RunContext, enter
 from jobs._desk import Desk
-from jobs._ray import RayConfig, draining
+from jobs._ray import RayConfig, ResourceDeadline, beside_driver, draining
 
 log = logging.getLogger("dakter.jobs.generate")
 T = TypeVar("T")
@@ -277,18 +277,13 @@ def fan_out(
         Rows as shards end. They prove nothing: Ray may lose or repeat them, so compare the commits afterwards.
 
     Raises:
-        StorageError: no worker gave a sign of life for ``stall_s``.
+        StorageError: no worker gave a sign of life for ``stall_s``, or the cluster has had no room for one for
+            ``ray.start_timeout_s``; says what was asked for and what the cluster has.
         Stopped: a cap of ``budget`` was reached; all rows were yielded before.
         Exception: what Ray raised, e.g. because actors cannot start.
     """
-    here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-        ray.get_runtime_context().get_node_id(), soft=True
-    )
-    desk = (
-        ray.remote(Desk)
-        .options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here, max_concurrency=1)
-        .remote(budget, run.workers)
-    )
+    desk = beside_driver(ray, Desk, budget, run.workers)
+    room = ResourceDeadline(ray, config.generate_needs, 1, config.start_timeout_s)
     ray.get(desk.watch.remote(should_stop(), draining(ray), run.spent_s, run.stored))
     rows: queue.Queue[Row | BaseException | None] = queue.Queue()
 
@@ -310,6 +305,7 @@ def fan_out(
         if not came or time.monotonic() - looked > _BEAT_S:  # also while rows keep coming
             looked = time.monotonic()
             run.beat()
+            room.check(at_work=room.fits())
             silence_s = 0.0
             try:
                 told = desk.watch.remote(should_stop(), draining(ray), run.spent_s, run.stored)
@@ -318,8 +314,9 @@ def fan_out(
                 log.warning("no answer from the desk: %s", error)
             if silence_s > stall_s:
                 raise StorageError(
-                    f"no sampling actor gave a sign of life for {silence_s:.0f} s; look at the cluster (ray status), "
-                    "or raise corpus.stall_s if one micro-batch may take that long"
+                    f"sampling actors gave no sign of life for {silence_s:.0f} s; asked for {run.workers} x "
+                    f"{config.generate_needs}, the cluster has {room.has()}; look at it (ray status), or raise "
+                    "corpus.stall_s if one micro-batch may take that long"
                 )
         if not came:
             continue

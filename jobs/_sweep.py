@@ -41,6 +41,7 @@ from dakter.students.train import (
 from jobs._cli import Stop
 from jobs._context import RunContext, enter
 from jobs._ray import RayConfig, ResourceDeadline
+from jobs._redone import Account, Steps, total
 
 log = logging.getLogger("dakter.jobs.distill")
 METRIC = "best_val_miou"
@@ -93,9 +94,10 @@ def _shard_stream(url: str, seed: int, accept: str | None = None) -> SyntheticSt
 
 @dataclass(frozen=True)
 class Work:
-    """What trials and final students have in common, as workers get it."""
+    """What trials and final students have in common, as workers get it; ``tally`` counts what of them is redone."""
 
     data_reference: Any
+    tally: Any
     common: StudentsConfig
     sweep: SweepConfig
     arm: Arm
@@ -109,12 +111,19 @@ class Work:
         """From the object store: arrays shared by the processes of a machine, not copied."""
         return ray.get(self.data_reference)
 
-    def fit(self, student: StudentConfig, seed: int, on_evaluate: Callable[[Evaluation], None]) -> FitResult:
-        """One student, here and now."""
+    def fit(
+        self, name: str, student: StudentConfig, seed: int, on_evaluate: Callable[[Evaluation, Account], None]
+    ) -> tuple[FitResult, Account]:
+        """One student, here and now; what earlier workers lost of it stands in its account."""
         enter(self.context)
         torch.set_num_threads(self.threads)
-        data = self.data
-        return fit(
+        data, steps = self.data, Steps(self.tally, name)
+
+        def evaluated(now: Evaluation) -> None:
+            log.debug("%s: step %d, val mIoU %.4f", name, now.step, now.val_miou)
+            on_evaluate(now, steps.account)
+
+        result = fit(
             student,
             self.common,
             data.train,
@@ -122,10 +131,12 @@ class Work:
             data.stream(self.arm, seed),
             num_classes=data.num_classes,
             seed=seed,
-            on_evaluate=on_evaluate,
+            on_evaluate=evaluated,
             should_stop=_never,
+            on_step=steps,
             device="cuda" if self.gpu else "cpu",
         )
+        return result, steps.account
 
     def put_preview(self, name: str, predictions: np.ndarray) -> None:
         """Predicted class maps of the shown val images, for the driver's figure."""
@@ -157,16 +168,15 @@ def trial(params: dict[str, Any], work: Work) -> None:
     decisive = {*search.rungs(work.sweep, work.common), work.common.steps}
     name = f"{work.arm}-{tune.get_context().get_trial_id()}"
 
-    def report(now: Evaluation) -> None:
+    def report(now: Evaluation, account: Account) -> None:
         # Tune ends a stopped trial inside report(), so whatever is to be kept of it is written before.
         if now.step in decisive:
             work.put_preview(name, now.predictions)
-        tune.report(
-            {"step": now.step, "loss": now.loss, "val_miou": now.val_miou, METRIC: now.best_val_miou},
-        )
+        scores = {"step": now.step, "loss": now.loss, "val_miou": now.val_miou, METRIC: now.best_val_miou}
+        tune.report({**scores, **account.costs()})
 
     student = search.student_config(work.sweep, params)
-    work.fit(student, derive_seed(work.common.seed, "sweep/trial"), report)
+    work.fit(name, student, derive_seed(work.common.seed, "sweep/trial"), report)
 
 
 class Watch(tune.Callback):
@@ -216,7 +226,7 @@ def run_trials(work: Work, ray_config: RayConfig, live: Live) -> list[dict[str, 
     Tune restores from pickles of its own below the sweep folder: keep that folder as private as the code.
 
     Returns:
-        One table a trial: id, config, val_miou (its best), steps, stopped_early.
+        One table a trial: id, config, val_miou (its best), steps, stopped_early, num_restarts, steps_redone.
 
     Raises:
         Stopped: asked to stop; the state of the search is kept.
@@ -311,6 +321,7 @@ def _trial_record(work: Work, result: Any) -> dict[str, Any]:
         "val_miou": metrics[METRIC],
         "steps": metrics["step"],
         "stopped_early": metrics["step"] < work.common.steps,
+        **total(metrics),
     }
 
 
@@ -336,7 +347,8 @@ def train_final(final: Final) -> None:
     """Train and store one student of the final round."""
     work = final.work
     # The same seeds for both arms, so that neither is luckier.
-    result = work.fit(final.student, derive_seed(work.common.seed, "sweep/final", final.number), lambda now: None)
+    seed = derive_seed(work.common.seed, "sweep/final", final.number)
+    result, account = work.fit(final.id, final.student, seed, lambda now, account: None)
     best = result.best
     work.put_preview(final.id, best.predictions)
     record = {
@@ -350,6 +362,7 @@ def train_final(final: Final) -> None:
         "steps": result.steps,
         "seconds": round(result.seconds, 3),
         "epochs": result.epochs,
+        **account.costs(),
         "history": result.history,
     }
     data = work.data

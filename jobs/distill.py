@@ -29,7 +29,8 @@ from dakter.students.train import LabelledArrays, StudentsConfig
 from dakter.tracking import TrackedRun, Tracker, TrackingConfig
 from jobs._cli import Job, JobSettings, Plan, Stop, main
 from jobs._context import current
-from jobs._ray import RayConfig, session, wait_for_resources
+from jobs._ray import RayConfig, beside_driver, session, wait_for_resources
+from jobs._redone import Tally, total
 
 log = logging.getLogger("dakter.jobs.distill")
 
@@ -106,11 +107,19 @@ def run(settings: DistillSettings, stop: Stop) -> Mapping[str, Any]:
             reader.url,
             accept,
         )
-        reference = ray.put(data)
+        reference, tally = ray.put(data), beside_driver(ray, Tally)
         gpu = settings.ray.trial_gpus > 0
         works = {
             arm: Work(
-                reference, settings.students, settings.sweep, arm, folder, settings.ray.trial_cpus, gpu, current()
+                reference,
+                tally,
+                settings.students,
+                settings.sweep,
+                arm,
+                folder,
+                settings.ray.trial_cpus,
+                gpu,
+                current(),
             )
             for arm in ARMS
         }
@@ -147,6 +156,8 @@ def run(settings: DistillSettings, stop: Stop) -> Mapping[str, Any]:
         for arm in ARMS
     }
     figures = _figures(arms, {arm: searches[arm]["seconds"] for arm in ARMS}, len(data.train.images))
+    if figures["num_restarts"]:
+        log.info("distill: %(num_restarts)d lost workers; %(steps_redone)d steps were done again", figures)
     parent.metrics({f"{arm}/best_val_miou": arms[arm]["search"]["best_val_miou"] for arm in ARMS})
     parent.end()
     names = list(manifest.class_table.names)
@@ -235,6 +246,7 @@ def _search(work: Any, book: Any, settings: DistillSettings, stop: Stop) -> dict
 def _figures(arms: Mapping[str, Any], seconds: Mapping[str, float], num_train: int) -> dict[str, Any]:
     figures: dict[str, Any] = {"num_train": num_train}
     students = [row for arm in arms.values() for row in arm["students"]]
+    trials = [row for arm in arms.values() for row in arm["search"]["trials"]]
     for arm, found in arms.items():
         figures |= {
             f"num_trials_{arm}": found["search"]["num_trials"],
@@ -249,6 +261,7 @@ def _figures(arms: Mapping[str, Any], seconds: Mapping[str, float], num_train: i
     return figures | {
         "num_students": len(students),
         "student_steps": steps,
+        **total(*trials, *students),
         "student_steps_per_second": steps / sum(row["seconds"] for row in students),  # of one student, per worker
     }
 

@@ -26,8 +26,9 @@ from dakter.report.grids import samples_figure
 from dakter.tracking import Tracker, TrackingConfig
 from jobs import _context, _metrics
 from jobs._cli import Job, JobSettings, Plan, Stop, main
-from jobs._heartbeat import Account, Heartbeat, Signals
-from jobs._ray import RayConfig, ResourceDeadline, draining, session, wait_for_resources
+from jobs._heartbeat import Heartbeat, Signals
+from jobs._ray import RayConfig, ResourceDeadline, beside_driver, draining, session, wait_for_resources
+from jobs._redone import Account, total
 
 log = logging.getLogger("dakter.jobs.train")
 
@@ -164,8 +165,7 @@ def train_loop(parameters: dict[str, Any]) -> None:
                 "num_labelled": len(data.images),
                 "num_unlabelled": data.num_unlabelled,
                 "workers": ray.train.get_context().get_world_size(),
-                "num_restarts": account.num_restarts,
-                "steps_redone": account.steps_redone,
+                **account.costs(),
                 "device": device,
                 "history": result.history,
             }
@@ -220,8 +220,7 @@ def _figures(settings: TrainSettings, record: Mapping[str, Any], digest: str) ->
         "model_digest": digest,
         "b": record["b"],
         "num_steps": record["steps"],
-        "num_restarts": record.get("num_restarts", 0),
-        "steps_redone": record.get("steps_redone", 0),
+        **total(record),
         "num_labelled": record["num_labelled"],
         "num_unlabelled": record["num_unlabelled"],
         "train_seconds": record["seconds"],
@@ -273,12 +272,7 @@ def _train(settings: TrainSettings, stop: Stop, ray: Any, run_id: str) -> None:
     timeout_s = setup.start_timeout_s
     wait_for_resources(ray, needs, fewest, timeout_s=timeout_s, stop=stop, wish=setup.train_workers)
     work = settings.place("model").rstrip("/") + ".checkpoints"
-    here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-        ray.get_runtime_context().get_node_id(), soft=True
-    )
-    signals = (
-        ray.remote(Signals).options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here).remote()
-    )
+    signals = beside_driver(ray, Signals)
     trainer = TorchTrainer(
         train_loop,
         train_loop_config={

@@ -98,6 +98,14 @@ def tiny_tiles(tmp_path_factory: pytest.TempPathFactory) -> str:
     return settings.place("tiles")
 
 
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """URLs of a tile corpus and of a corpus of pairs from which students learn, see tests/copied_pairs.py."""
+    from copied_pairs import make_sources
+
+    return make_sources(tmp_path_factory.mktemp("sources"))
+
+
 @pytest.fixture(params=["local", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """URL at which a corpus may be made: on the local disk, then on S3."""

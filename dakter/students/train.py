@@ -188,6 +188,7 @@ def fit(
     seed: int,
     on_evaluate: Callable[[Evaluation], None],
     should_stop: Callable[[], bool],
+    on_step: Callable[[int], None] = lambda step: None,
     device: str = "cpu",
 ) -> FitResult:
     """Train one student.
@@ -202,6 +203,7 @@ def fit(
         seed: of weights, order, augmentation and dropout; on the CPU the same seed gives the same student.
         on_evaluate: called after each look at val; whatever it raises ends the training.
         should_stop: asked before every step.
+        on_step: told how many steps are done, after each.
         device: torch device of the network.
 
     Raises:
@@ -216,7 +218,19 @@ def fit(
         torch.manual_seed(rng.derive_seed(seed, "students/weights"))
         model = build(student, train.images.shape[1], num_classes).to(device)
         return _train(
-            model, student, common, train, val, synthetic, num_classes, seed, on_evaluate, should_stop, device, begin
+            model,
+            student,
+            common,
+            train,
+            val,
+            synthetic,
+            num_classes,
+            seed,
+            on_evaluate,
+            should_stop,
+            on_step,
+            device,
+            begin,
         )
 
 
@@ -249,6 +263,7 @@ def _train(
     seed: int,
     on_evaluate: Callable[[Evaluation], None],
     should_stop: Callable[[], bool],
+    on_step: Callable[[int], None],
     device: str,
     begin: float,
 ) -> FitResult:
@@ -294,6 +309,7 @@ def _train(
         if torch.isfinite(norm):
             optimizer.step()
         losses.append(float(loss))
+        on_step(step + 1)
         if (step + 1) % common.evaluate_every == 0 or step + 1 == common.steps:
             now = _evaluate(model, val, num_classes, common, step + 1, losses, best)
             if best is None or now.val_miou > best.val_miou:

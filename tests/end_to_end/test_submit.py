@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 from aws_stacks import Roles, beyond_jobs
 from canaries import CANARIES, leaks, objects
@@ -13,14 +12,10 @@ from listeners import watching
 from mlflow_server import tracking_server
 from ray_head import NODE, ROOT, Head
 from s3_recorder import Asked, artefacts
+from tiny_model import put_tiny_model
 
 from dakter import storage
 from dakter.corpus.reader import CorpusReader
-from dakter.diffusion.fit import TrainConfig, TrainingData, fit
-from dakter.diffusion.network import NetworkConfig
-from dakter.diffusion.pipeline import save_model
-from dakter.diffusion.schedule import DiffusionConfig
-from dakter.schema import SOS
 from jobs import pipeline
 
 
@@ -28,31 +23,6 @@ def documented(bucket: str) -> dict[str, str]:
     """The variables that a user sends along for S3, where nodes have credentials of their own."""
     assert bucket.startswith("s3://")
     return {name: os.environ[name] for name in ("AWS_ENDPOINT_URL", "AWS_REGION")}
-
-
-def put_tiny_model(url: str) -> None:
-    """A model of two training steps."""
-    rng = np.random.default_rng(0)
-    data = TrainingData(
-        images=rng.integers(0, 256, (8, 1, 16, 16), dtype=np.uint8),
-        labels=rng.integers(0, 2, (8, 16, 16), dtype=np.uint8),
-        unlabelled=None,
-        class_table=SOS,
-        value_range=(0.0, 255.0),
-        bands=("VV",),
-        b=0.4,
-    )
-    result = fit(
-        NetworkConfig(widths=(8, 8), blocks=(1, 1)),
-        DiffusionConfig(),
-        TrainConfig(steps=2, batch_size=4, warmup_steps=1, precision="fp32"),
-        data,
-        resume=None,
-        on_checkpoint=lambda folder, metrics: None,
-        on_log=lambda step, metrics: None,
-        should_stop=lambda: False,
-    )
-    save_model(result.pipeline, url, {"identity": {}, "b": 0.4})
 
 
 @pytest.mark.parametrize("form", ["working-dir", "bare", pytest.param("module", marks=pytest.mark.slow)])

@@ -10,86 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 from aws_stacks import Roles, beyond_jobs
+from copied_pairs import sweep_settings
 from s3_recorder import Asked, artefacts
 
 from dakter import storage
-from dakter.corpus.commit import write_shard
-from dakter.corpus.content import Content
-from dakter.corpus.layout import CorpusConfig, Layout
 from dakter.corpus.reader import CorpusReader
-from dakter.corpus.shard import compute
-from dakter.data.build import prepare
-from dakter.data.simulate import SceneConfig
-from dakter.data.source import DataConfig
-from dakter.data.tiles import Split, TileCorpus, TilesConfig
+from dakter.data.tiles import TileCorpus
 from dakter.errors import ConfigError, ConflictError, DataError, Stopped, StorageError
-from dakter.schema import OSD
 from dakter.students.store import load_student
 from dakter.students.train import LabelledArrays, StudentsConfig
-from jobs._cli import Stop, execute, resolve
-from jobs._ray import session
+from jobs._cli import Stop, execute
+from jobs._ray import beside_driver, session
+from jobs._redone import Tally
 from jobs.distill import JOB, DistillSettings, _in_memory
 
 pytestmark = pytest.mark.timeout(600)
-
-
-class Copies:
-    """Pairs that repeat the training tiles, labels hard: a corpus without a model."""
-
-    micro_batch = 4
-
-    def __init__(self, split: Split, value_range: tuple[float, float], bands: tuple[str, ...]):
-        self.split = split
-        self.content = Content(OSD, bands, split.images.shape[2], split.images.shape[3], value_range)
-        self.identity: dict[str, Any] = {"model_digest": "copies"}
-
-    def __call__(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        rows = indices % len(self.split.images)
-        soft = (self.split.labels[rows][:, None] == np.arange(5)[:, None, None]).astype(np.uint8) * 255
-        return self.split.images[rows], soft
-
-
-@pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """URLs of a tile corpus (32 px) and of a corpus of 16 pairs in two shards."""
-    root = tmp_path_factory.mktemp("sources")
-    places = {"tiles": str(root / "tiles"), "corpus": str(root / "corpus")}
-    prepare(
-        DataConfig(num_train=6, num_val=3, num_test=1, simulate=SceneConfig(size_px=64)),
-        TilesConfig(size_px=32),
-        places["tiles"],
-        should_stop=lambda: False,
-    )
-    tiles = TileCorpus.open(places["tiles"])
-    sampler = Copies(tiles.read("train"), tiles.manifest.value_range, tiles.manifest.bands)
-    layout = Layout.begin(places["corpus"], CorpusConfig(samples_per_shard=8).identity(sampler))
-    layout.grow(2)
-    for shard in range(2):
-        write_shard(layout, shard, compute(sampler, shard * 8, 8))
-    return places
-
-
-def _settings(sources: Mapping[str, str], folder: Path, **more: Any) -> DistillSettings:
-    overrides = {
-        "out": str(folder),
-        "paths.tiles": sources["tiles"],
-        "paths.corpus": sources["corpus"],
-        "students.steps": 6,
-        "students.evaluate_every": 2,
-        "students.batch_size": 4,
-        "students.num_seeds": 1,
-        "sweep.num_trials": 4,
-        "sweep.grace_steps": 2,
-        "sweep.reduction_factor": 2.0,
-        "sweep.architectures": ["PSPNet", "FPN"],
-        "sweep.encoders": ["tu-mobilenetv3_small_100"],
-        # A designed space: most of it learns next to nothing in six steps.
-        "sweep.learning_rate": [1e-9, 1e-2],
-        "ray.num_cpus": 2,
-        "tracking.uri": f"sqlite:///{folder}/mlflow.db",
-        **more,
-    }
-    return resolve(DistillSettings, overrides=overrides)
 
 
 def _runs(out: Path) -> list[Any]:
@@ -109,7 +44,7 @@ def test_the_whole_job_is_stopped_resumed_and_then_done_on_s3(
     tmp_path: Path,
 ) -> None:
     out = {"out": f"{s3_bucket}/runs/a"}
-    settings = _settings(sources, tmp_path, **out)
+    settings = sweep_settings(sources, tmp_path, **out)
     sweep = settings.place("sweep")
 
     class StopInSearch(Stop):
@@ -147,6 +82,7 @@ def test_the_whole_job_is_stopped_resumed_and_then_done_on_s3(
         assert [entry["step"] for entry in row["history"]] == [2, 4, 6]
         assert row["val_miou"] == max(entry["val_miou"] for entry in row["history"])
     assert figures["num_trials_real"] == figures["num_trials_distilled"] == 4
+    assert (figures["num_restarts"], figures["steps_redone"]) == (0, 0)
 
     runs = {run.info.run_id: run for run in _runs(tmp_path)}
     assert before <= set(runs)  # runs were found again, not made twice
@@ -163,10 +99,10 @@ def test_the_whole_job_is_stopped_resumed_and_then_done_on_s3(
 
     assert JOB.run(settings, Stop())["already_done"]
     with pytest.raises(ConflictError, match=r"students\.steps: 6 there, 8 asked for"):
-        JOB.run(_settings(sources, tmp_path, **out, **{"students.steps": 8}), Stop())
+        JOB.run(sweep_settings(sources, tmp_path, **out, **{"students.steps": 8}), Stop())
     storage.put_json(accept := str(tmp_path / "accept.json"), [3, 9])
     with pytest.raises(ConflictError, match=r"accept_digest: None there, '[0-9a-f]{64}' asked for"):
-        JOB.run(_settings(sources, tmp_path, **out, **{"paths.accept": accept}), Stop())
+        JOB.run(sweep_settings(sources, tmp_path, **out, **{"paths.accept": accept}), Stop())
 
     assert artefacts(s3_requests(), "runs/a/") == {"sweep", "stages", "run.json"}
     assert beyond_jobs(s3_requests(), roles, s3_bucket) == set()
@@ -175,7 +111,7 @@ def test_the_whole_job_is_stopped_resumed_and_then_done_on_s3(
 def test_networks_that_cannot_work_are_refused_before_anything_is_started(
     sources: Mapping[str, str], tmp_path: Path
 ) -> None:
-    settings = _settings(sources, tmp_path, **{"sweep.encoders": ["resnet18", "no-such-net"]})
+    settings = sweep_settings(sources, tmp_path, **{"sweep.encoders": ["resnet18", "no-such-net"]})
     with pytest.raises(ConfigError, match="no-such-net"):
         JOB.run(settings, Stop())
     assert not (tmp_path / "mlflow.db").exists()
@@ -208,7 +144,7 @@ def test_students_learn_from_accepted_samples_alone(sources: Mapping[str, str], 
     assert seen == {image.tobytes() for image in expected[0]}
     storage.put_json(accept, [])
     with pytest.raises(DataError, match="no committed and accepted sample"):
-        JOB.run(_settings(sources, tmp_path, **{"paths.accept": accept}), Stop())
+        JOB.run(sweep_settings(sources, tmp_path, **{"paths.accept": accept}), Stop())
 
 
 @dataclass
@@ -242,7 +178,8 @@ def _work(ray: Any, sources: Mapping[str, str], settings: DistillSettings, folde
     tiles = TileCorpus.open(sources["tiles"])
     train, val = (LabelledArrays(split.images, split.labels) for split in (tiles.read("train"), tiles.read("val")))
     data = SweepData(train, val, 5, None, sources["corpus"])
-    return Work(ray.put(data), settings.students, settings.sweep, "real", str(folder), 1, False, RunContext())
+    tally = beside_driver(ray, Tally)
+    return Work(ray.put(data), tally, settings.students, settings.sweep, "real", str(folder), 1, False, RunContext())
 
 
 def test_shares_of_a_gpu_pack_several_trials_and_what_never_fits_is_told(
@@ -251,7 +188,7 @@ def test_shares_of_a_gpu_pack_several_trials_and_what_never_fits_is_told(
     from jobs._sweep import run_trials
 
     shares = {"ray.num_gpus": 1, "ray.trial_gpus": 0.5, "ray.trial_workers": 4, "ray.num_cpus": 4}
-    settings = _settings(sources, tmp_path, **shares, **{"sweep.reduction_factor": 8.0})
+    settings = sweep_settings(sources, tmp_path, **shares, **{"sweep.reduction_factor": 8.0})
     with session(settings.ray) as ray:  # one pretended GPU: the students themselves stay on the CPU
         seen = Seen()
         records = run_trials(_work(ray, sources, settings, tmp_path / "a"), settings.ray, seen.live())

@@ -26,7 +26,7 @@ from dakter.corpus.regenerate import compare
 from dakter.diffusion.network import JointUNet, NetworkConfig
 from dakter.diffusion.pipeline import JointDiffusionPipeline, save_model
 from dakter.diffusion.schedule import DiffusionConfig
-from dakter.errors import ConflictError, DakterError, Stopped
+from dakter.errors import ConflictError, DakterError, Stopped, StorageError
 from dakter.schema import OSD
 from jobs import _corpus_verbs as verbs
 from jobs import _generation, generate
@@ -192,6 +192,24 @@ def test_a_cap_stops_cleanly_and_a_higher_one_goes_on(own_ray: Any, undisturbed:
     with pytest.raises(Stopped, match="max_hours is 1e-09"):
         run(settings(tmp_path / "all", budget__max_hours=1e-9))
     assert run_in_process(settings(tmp_path / "all"))["corpus_digest"] == undisturbed
+
+
+def test_nodes_that_go_and_do_not_come_back_are_told_with_what_was_asked_for(
+    own_ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits = tmp_path / "corpus" / "commits"
+    when(lambda: any(commits.glob("0*.json")), lambda: monkeypatch.setattr(own_ray, "nodes", lambda: []))
+    asked, has = r"asked for 1 x \{'CPU': 1\.0\}, not there within 2 s", r"the cluster has .* on 0 node\(s\)"
+    with pytest.raises(StorageError, match=f"{asked}; {has}"):
+        run(settings(tmp_path, ray__start_timeout_s=2), delay_s=0.8)
+    assert Layout.open(str(tmp_path / "corpus")).committed(), "what was made is kept"
+
+
+def test_actors_that_fall_silent_are_told_with_what_was_asked_for(own_ray: Any, tmp_path: Path) -> None:
+    ours = settings(tmp_path, corpus__stall_s=5, corpus__num_samples=SHARD)
+    asked, has = r"asked for 1 x \{'CPU': 1\.0\}", r"the cluster has .*'CPU': \d.* on 1 node"
+    with pytest.raises(StorageError, match=rf"no sign of life for \d+ s; {asked}, {has}"):
+        run(ours, delay_s=9)
 
 
 def test_an_actor_that_cannot_start_fails_the_job(own_ray: Any, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from jobs._heartbeat import Account, Signals
+from jobs._heartbeat import Signals
+from jobs._redone import Account
 
 
 def test_steps_that_were_done_again_are_counted_by_what_workers_told() -> None:

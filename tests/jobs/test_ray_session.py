@@ -39,6 +39,9 @@ class OneNode:
     def nodes(self) -> list[dict[str, Any]]:
         return [{"Alive": True, "NodeID": "a", "Resources": {"CPU": 2.0}}]
 
+    def available_resources(self) -> dict[str, float]:
+        return {"CPU": 0.5}
+
 
 def test_a_wait_for_what_does_not_come_ends_and_says_what_was_asked_for() -> None:
     clock = iter([0.0, 5.0, 9.0, 14.0, 20.1])
@@ -47,7 +50,8 @@ def test_a_wait_for_what_does_not_come_ends_and_says_what_was_asked_for() -> Non
     deadline.check(at_work=False)
     deadline.check(at_work=True)  # the wait begins anew
     deadline.check(at_work=False)
-    with pytest.raises(StorageError, match=r"asked for 2 x .*'GPU': 1\.0.*within 10 s; the cluster has .*'CPU': 2\.0"):
+    asked, has = r"asked for 2 x .*'GPU': 1\.0.*within 10 s", r"the cluster has .*'CPU': 2\.0.*now: .*'CPU': 0\.5"
+    with pytest.raises(StorageError, match=f"{asked}; {has}"):
         deadline.check(at_work=False)
     assert ResourceDeadline(OneNode(), {"CPU": 1.0}, 2, 10.0).fits()
 

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import os
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from joined_job import JoinedJob, join, node_with
 from listeners import watching
 
 from dakter.data.tiles import TileCorpus
 from dakter.diffusion.fit import fit
 from dakter.diffusion.pipeline import open_model
 from jobs import _cli, train
-from jobs.suites._raylets import Cluster, Node, cluster
+from jobs.suites._raylets import Cluster, cluster
 
 pytestmark = pytest.mark.timeout(400)
 STEPS, EVERY = 30, 10
 NOTICED = 200  # steps where a node is told to leave: the notice must come while there is still much to do
+WORKER = "ray::RayTrainWorker"
 # Large enough that a step of one worker takes a noticeable time, small enough for two cores.
 FLAGS = {
     "network.widths": [48, 64],
@@ -36,10 +37,24 @@ FLAGS = {
 TOLERANCE = 2e-4
 
 
+def wanted(tiles: str, out: Path, steps: int, **ray: Any) -> train.TrainSettings:
+    """Settings of a training; ``ray``: those of its table."""
+    overrides = {
+        "out": str(out),
+        "paths.tiles": tiles,
+        "tracking.uri": f"sqlite:///{Path(tiles).parent}/mlflow.db",  # made once for all of them
+        "ray.train_cpus": 1,
+        **FLAGS,
+        "train.steps": steps,
+        **{f"ray.{key}": value for key, value in ray.items()},
+    }
+    return _cli.resolve(train.TrainSettings, preset="tiny", overrides=overrides)
+
+
+@functools.cache
 def expected(tiles: str, steps: int) -> dict[str, torch.Tensor]:
     """Weights after the same batches in one process, without Ray."""
-    overrides = {"out": "unused", **FLAGS, "train.steps": steps}
-    settings = _cli.resolve(train.TrainSettings, preset="tiny", overrides=overrides)
+    settings = wanted(tiles, Path("unused"), steps)
     result = fit(
         settings.network,
         settings.diffusion,
@@ -61,44 +76,14 @@ def nodes() -> Iterator[Cluster]:
         yield made
 
 
-def start(made: Cluster, tiles: str, out: Path, steps: int, **ray: Any) -> subprocess.Popen:
-    """``python jobs/train.py``, joined to the cluster."""
-    flags = {"out": out, "paths.tiles": tiles, "tracking.uri": f"sqlite:///{out}/mlflow.db", "ray.train_cpus": 1}
-    flags |= FLAGS | {"train.steps": steps} | {f"ray.{key}": value for key, value in ray.items()}
-    out.mkdir()
-    command = [sys.executable, "jobs/train.py", "--preset", "tiny"]
-    command += [word for key, value in flags.items() for word in (f"--{key}", str(value))]
-    with open(out / "log", "wb") as log:
-        return subprocess.Popen(command, cwd=Path(__file__).parents[2], env=made.env, stdout=log, stderr=log)
+def checkpoints(job: JoinedJob) -> list[Path]:
+    return list(job.out.glob("model.checkpoints/*/checkpoint*/state.json"))
 
 
-def wait_for(job: subprocess.Popen, out: Path, ready: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + 180
-    while not (found := ready()):
-        assert job.poll() is None, (out / "log").read_text()[-3000:]
-        assert time.monotonic() < deadline, (out / "log").read_text()[-3000:]
-        time.sleep(0.05)
-    return found
-
-
-def checkpoints(out: Path) -> list[Path]:
-    return list(out.glob("model.checkpoints/*/checkpoint*/state.json"))
-
-
-def a_worker(made: Cluster) -> Node | None:
-    """A node with a training worker."""
-    found = [
-        node
-        for node in made.nodes.values()
-        if any(command.startswith("ray::RayTrainWorker") for command in node.pids().values())
-    ]
-    return found[-1] if found else None
-
-
-def ended(job: subprocess.Popen, out: Path, tiles: str, steps: int) -> dict[str, Any]:
+def ended(job: JoinedJob, tiles: str, steps: int) -> dict[str, Any]:
     """The model's record, once the job is done and its weights are those of one process."""
-    assert job.wait(240) == 0, (out / "log").read_text()[-4000:]
-    opened = open_model(str(out / "model"))
+    assert job.ended() == 0, job.log()[-4000:]
+    opened = open_model(str(job.out / "model"))
     weights = opened.pipeline.unet.state_dict()
     alone = expected(tiles, steps)
     assert weights.keys() == alone.keys()
@@ -108,17 +93,23 @@ def ended(job: subprocess.Popen, out: Path, tiles: str, steps: int) -> dict[str,
     return dict(opened.record)
 
 
+@pytest.mark.parametrize("workers", [2, 4])
+def test_several_workers_give_the_weights_of_one_for_the_same_batches(
+    workers: int, nodes: Cluster, tiny_tiles: str, tmp_path: Path
+) -> None:
+    job = join(nodes, "train", wanted(tiny_tiles, tmp_path / "run", STEPS, train_workers=workers))
+    record = ended(job, tiny_tiles, STEPS)
+    assert (record["workers"], record["num_restarts"], record["steps_redone"]) == (workers, 0, 0)
+
+
 def test_a_node_lost_without_notice_costs_no_more_than_the_steps_since_the_last_checkpoint(
     nodes: Cluster, tiny_tiles: str, tmp_path: Path
 ) -> None:
-    out = tmp_path / "run"
     with watching(every_s=2.0) as seen:
-        job = start(nodes, tiny_tiles, out, STEPS, train_workers=4, train_workers_min=2)
-        wait_for(job, out, lambda: checkpoints(out))
-        node = a_worker(nodes)
-        assert node is not None
-        nodes.lose(node)
-        record = ended(job, out, tiny_tiles, STEPS)
+        job = join(nodes, "train", wanted(tiny_tiles, tmp_path / "run", STEPS, train_workers=4, train_workers_min=2))
+        job.until(lambda: checkpoints(job))
+        nodes.lose(node_with(nodes, WORKER))
+        record = ended(job, tiny_tiles, STEPS)
     assert {listener for listener in seen if listener.outward} == set()
     assert len({listener.pid for listener in seen if "raylet" in listener.command}) >= 4
     assert record["num_restarts"] >= 1
@@ -128,16 +119,29 @@ def test_a_node_lost_without_notice_costs_no_more_than_the_steps_since_the_last_
 
 
 def test_a_node_that_is_told_to_leave_costs_no_step(nodes: Cluster, tiny_tiles: str, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    job = start(nodes, tiny_tiles, out, NOTICED, train_workers=2)
-    wait_for(job, out, lambda: "train 10/" in (out / "log").read_text() or checkpoints(out))
-    node = a_worker(nodes)
-    assert node is not None
+    job = join(nodes, "train", wanted(tiny_tiles, tmp_path / "run", NOTICED, train_workers=2))
+    job.until(lambda: job.said("train 10/") or checkpoints(job))
+    node = node_with(nodes, WORKER)
     assert nodes.drain(node, 10).wait(60) == 0
-    wait_for(job, out, lambda: "this node leaves" in (out / "log").read_text())
+    job.until(lambda: job.said("this node leaves"))
     time.sleep(10)
     nodes.lose(node)
-    record = ended(job, out, tiny_tiles, NOTICED)
-    assert "a checkpoint comes first" in (out / "log").read_text()
+    record = ended(job, tiny_tiles, NOTICED)
+    assert job.said("a checkpoint comes first")
     assert record["num_restarts"] == 1
     assert record["steps_redone"] == 0
+
+
+@pytest.mark.slow
+def test_nodes_that_do_not_come_back_end_training_with_what_was_asked_for(
+    nodes: Cluster, tiny_tiles: str, tmp_path: Path
+) -> None:
+    number = len(nodes.nodes)
+    settings = wanted(tiny_tiles, tmp_path / "run", NOTICED, train_workers=number, start_timeout_s=30)
+    job = join(nodes, "train", settings)
+    job.until(lambda: checkpoints(job))
+    nodes.lose(node_with(nodes, WORKER))
+    assert job.ended() == 1
+    has = f"{ {'CPU': number - 1.0, 'GPU': 0.0} } on {number - 1} node(s), room for {number - 1}"
+    assert f"asked for {number} x { {'CPU': 1.0} }, not there within 30 s; the cluster has {has}" in job.log()
+    assert checkpoints(job), "the same command goes on from there"
