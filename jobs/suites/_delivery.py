@@ -121,8 +121,8 @@ def deliver(
             generate.run(settings, stop)
             whole_s = time.monotonic() - begin
             layout = Layout.open(corpus)
-            first, last = clock(layout)
-            clock_s = last - first
+            began, commits = clock(layout)
+            clock_s = commits[-1] - began
             rates[name].append(len(layout.committed()) * samples_per_shard / clock_s)
             outside.append(whole_s - clock_s)
             storage.remove_folder(corpus)

@@ -19,15 +19,15 @@ def peak_mb() -> float:
     return round(int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6, 1)
 
 
-def clock(layout: Layout) -> tuple[float, float]:
-    """When the first sample of a corpus was begun, and when the last shard stood but for its commit record, which
-    comes within milliseconds: time.time() by the workers' clocks, in their commit records.
+def clock(layout: Layout) -> tuple[float, list[float]]:
+    """When the first sample of a corpus was begun, and when its shards stood but for their commit records, in order.
 
-    To look for commits from outside, many times a second, would take time of the cores and of the store.
+    Those come within milliseconds. By time.time() of the workers' clocks, in the commit records: to look for commits
+    from outside, many times a second, would take time of the cores and of the store.
     """
     facts = [record["facts"] for record in records(layout, layout.committed())]
     began = min(float(row["committed_at"]) - float(row["worker_s"]) for row in facts)
-    return began, max(float(row["committed_at"]) for row in facts)
+    return began, sorted(float(row["committed_at"]) for row in facts)
 
 
 class _Watch:

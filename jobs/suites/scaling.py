@@ -43,7 +43,7 @@ class Sizes:
     Attributes:
         actors: how many draw at once, one measurement each.
         tile_px, shard: rows and columns of a tile; samples of a shard.
-        shards_each: shards of every actor, the same for any number of them.
+        shards_each: shards of every actor, the same for any number of them, even.
         committers, commits_each: threads that commit at once, and shards of each.
         counts: shards of a corpus, one look at the driver each.
         repeats: of each measurement; medians are told.
@@ -59,7 +59,7 @@ class Sizes:
     repeats: int = 1
 
 
-FULL = Sizes((1, 2, 4, 8), 256, 64, 12, 64, 2, (1000, 3000, 10_000), 3)
+FULL = Sizes((1, 2, 4, 8), 256, 64, 16, 64, 2, (1000, 3000, 10_000), 3)
 SHORT = Sizes()
 SHARES = (0.6, 0.8, 1.0)  # of the writer's limit, offered by the most actors: where the curve bends
 
@@ -92,14 +92,26 @@ def measure(folder: Path, sizes: Sizes, stop: Stop) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Delivery:
-    """One generation: samples per second from the first one begun to the last commit, and how busy the cores were."""
+    """One generation.
+
+    Attributes:
+        per_second: samples per second while all actors are at work: between the commits a quarter and three quarters
+            through the corpus, whole rounds of the actors.
+        besides_s: what the whole of it took beyond that rate, from the first sample begun to the last commit: actors
+            that begin one after the other, the last shards that are stored while nothing is drawn.
+        cores_busy: share of the machine's cores in use between those two commits.
+    """
 
     per_second: float
+    besides_s: float
     cores_busy: float
 
 
 def weak_scaling(folder: Path, sizes: Sizes, stop: Stop) -> dict[str, Any]:
     """Delivered over offered rate by number of actors, beside the rate of actors that do not sleep at all.
+
+    All rates are those of the time when all actors are at work: start and end, which a long run has but once, are told
+    in seconds beside them.
 
     Why it bends: ``cores_busy`` is the share of the machine's cores in use meanwhile. Where it nears 1, compressing,
     hashing and copying on these cores is the limit; where it does not, something that the actors wait for is.
@@ -119,6 +131,7 @@ def weak_scaling(folder: Path, sizes: Sizes, stop: Stop) -> dict[str, Any]:
                 "offered_per_second": round(offered, 1),
                 "offered_over_writers_limit": round(offered / limit.per_second, 3),
                 "efficiency": round(found.per_second / offered, 4),
+                "start_and_end_seconds": round(found.besides_s, 2),
                 "cores_busy": round(found.cores_busy, 3),
             }
         )
@@ -143,10 +156,18 @@ def _delivered(folder: Path, sizes: Sizes, actors: int, pace: float, stop: Stop)
             generate.run_with(settings, stop, factory)
         layout = Layout.open(settings.place("corpus"))
         assert len(layout.committed()) * sizes.shard == num_samples
-        began, ended = clock(layout)
-        found.append((num_samples / (ended - began), cores.busy(began, ended)))
+        found.append(_steady(*clock(layout), actors, sizes.shard, cores))
         shutil.rmtree(folder)
     return Delivery(*(median(column) for column in zip(*found, strict=True)))
+
+
+def _steady(began: float, commits: list[float], actors: int, shard: int, cores: Cores) -> tuple[float, float, float]:
+    """The columns of ``Delivery``, of one generation with a multiple of two shards an actor."""
+    first, count = len(commits) // 4, len(commits) // 2
+    assert count % actors == 0, "actors in step commit in bursts: whole rounds alone tell their rate"
+    begin, end = commits[first], commits[first + count]
+    rate = count * shard / (end - begin)
+    return rate, commits[-1] - began - len(commits) * shard / rate, cores.busy(begin, end)
 
 
 def commit_at_once(url: str, sizes: Sizes) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from jobs.suites._delivery import deliver, demo_model
 from jobs.suites._driver_growth import growth
 from jobs.suites._paced_sampler import PacedSampler, entropy_nats
 from jobs.suites._tiny_sampler import TinySampler
+from jobs.suites._watch import Cores
 
 SIZES = corpus.Sizes(2, 32, 16, 1.0, 16, 8, 3, (0.5, 1e3), 8, 4, 1)
 
@@ -113,6 +115,18 @@ def test_weak_scaling_tells_what_was_offered_and_what_came(tmp_path: Path) -> No
     assert all(0 < row["efficiency"] < 1.05 and 0 < row["cores_busy"] <= 1 for row in rows)
     shares = [row["offered_over_writers_limit"] for row in found["shares_of_the_writers_limit"]]
     assert shares == pytest.approx(scaling.SHARES, abs=0.01)
+
+
+def test_the_steady_rate_counts_whole_rounds_and_neither_start_nor_end() -> None:
+    """Two actors in step, 8 shards of 10 samples each, a round a second; the first is 5 s late, the last 3 s."""
+    with Cores() as cores:
+        time.sleep(0.3)
+    now = time.time()
+    commits = [now + 5 + turn + late for turn in range(8) for late in (0.0, 0.01)]
+    commits[-1] += 3
+    rate, besides_s, _ = scaling._steady(now, commits, 2, 10, cores)
+    assert rate == pytest.approx(20)
+    assert besides_s == pytest.approx(5 + 7 + 0.01 + 3 - 16 * 10 / 20)
 
 
 def test_the_driver_is_looked_at_by_number_of_shards(tmp_path: Path) -> None:
