@@ -142,6 +142,6 @@ def test_nodes_that_do_not_come_back_end_training_with_what_was_asked_for(
     job.until(lambda: checkpoints(job))
     nodes.lose(node_with(nodes, WORKER))
     assert job.ended() == 1
-    has = f"{ {'CPU': number - 1.0, 'GPU': 0.0} } on {number - 1} node(s), room for {number - 1}"
+    has = f"{ {'CPU': number - 1.0, 'GPU': 0.0} } on {number} node(s), room for {number - 1}"  # one is the head
     assert f"asked for {number} x { {'CPU': 1.0} }, not there within 30 s; the cluster has {has}" in job.log()
     assert checkpoints(job), "the same command goes on from there"
