@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from repeatedly import repeatedly
 
 _PROC = Path("/proc")
 _LISTEN = "0A"  # the kernel's name of the state
@@ -77,19 +78,8 @@ def outward(root: int | None = None) -> set[Listener]:
 def watching(root: int | None = None, every_s: float = 0.3) -> Iterator[set[Listener]]:
     """All listeners of a process tree that are seen while this is open: many live for seconds only."""
     seen: set[Listener] = set()
-    ended = threading.Event()
-
-    def look() -> None:
-        while not ended.wait(every_s):
-            seen.update(listeners(tree(root)))
-
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    try:
+    with repeatedly(lambda: seen.update(listeners(tree(root))), every_s):
         yield seen
-    finally:
-        ended.set()
-        thread.join(30)
 
 
 def _pids() -> list[int]:

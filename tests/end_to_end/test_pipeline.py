@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from repeatedly import repeatedly
 
 from jobs import _cli, _metrics, distill, evaluate, generate, pipeline, prepare, promote, train
 from jobs._ray import RayConfig, session
@@ -46,20 +46,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def scraping(port: int) -> Iterator[set[str]]:
     """Every line of ours that a node's metrics endpoint shows while this is open, as Prometheus would ask for it."""
     seen: set[str] = set()
-    ended = threading.Event()
 
     def scrape() -> None:
-        while not ended.wait(0.5):
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
-                seen.update(line for line in answer.read().decode().splitlines(True) if line.startswith("ray_dakter_"))
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+            seen.update(line for line in answer.read().decode().splitlines(True) if line.startswith("ray_dakter_"))
 
-    thread = threading.Thread(target=scrape, daemon=True)
-    thread.start()
-    try:
+    with repeatedly(scrape, 0.5):
         yield seen
-    finally:
-        ended.set()
-        thread.join(30)
 
 
 def files(out: Path) -> list[Path]:
