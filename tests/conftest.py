@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import secrets
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 # One thread a process: tests run side by side with Ray's own processes on two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray settles on a way to authenticate once for the life of a process, whoever looks at it first: let it be, in whatever
+# order tests come, the one of a Ray that a job starts (jobs/_ray.py).
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 @pytest.fixture(scope="session")
