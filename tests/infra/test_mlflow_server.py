@@ -20,7 +20,7 @@ import pytest
 from aws_stacks import MLFLOW, Roles, refused, template
 from s3_recorder import Asked, Request
 
-from dakter.storage import to_json_bytes
+from dakter.storage import read_json, to_json_bytes
 from dakter.tracking import Tracker, TrackingConfig
 from jobs.suites._raylets import free_port
 
@@ -116,6 +116,23 @@ def trials_at_once(url: str) -> None:
         assert parent.tags["dakter.key"] == f"sweep-{number}"
 
 
+def whole_job(url: str, out: Path) -> None:
+    """Every stage in one command, two trials at a time, by a client without any credential."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "MLFLOW_", "RAY_"))}
+    command = [sys.executable, "jobs/pipeline.py", "--preset", "tiny", "--out", str(out), "--tracking.uri", url]
+    command += ["--ray.trial_workers", "2"]
+    done = subprocess.run(command, cwd=ROOT, env=clean, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    arms = read_json(str(out / "sweep/sweep.json"))["arms"].values()
+    made = sum(len(arm["search"]["trials"]) + len(arm["students"]) for arm in arms)
+    client = Tracker.open(TrackingConfig(uri=url), "/nowhere")._client
+    runs = client.search_runs([one.experiment_id for one in client.search_experiments()], max_results=1000)
+    (parent,) = [run.info.run_id for run in runs if run.data.tags.get("dakter.stage") == "distill"]
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent]
+    assert len(children) == made
+    assert {run.info.status for run in children} == {"FINISHED"}
+
+
 def use(url: str, port: int, folder: Path) -> None:
     """Log a run with an artifact, without any S3 credential, and read both back."""
     (folder / "note.txt").write_text("a note")
@@ -166,6 +183,7 @@ def test_and_on_postgresql_over_tls(roles: Roles, s3_bucket: str, s3_requests: A
         with started(script, port, s3_bucket, **more) as url:
             trials_at_once(url)
             use(url, port, tmp_path)
+            whole_job(url, tmp_path / "run")
         with started(script, port, s3_bucket, **more) as url:  # the next task migrates a database that is migrated
             assert status(url, f"localhost:{port}") == 200
     check_requests(s3_requests(), roles, s3_bucket)
