@@ -112,6 +112,9 @@ def session(config: RayConfig) -> Iterator[Any]:
         yield ray
         return
     if own:
+        from ray._private import ray_constants
+
+        ray_constants.ENABLE_RAY_CLUSTER = False  # Ray reads its switch once, when it is first imported
         cpus = config.num_cpus or max(
             os.cpu_count() or 1,
             config.train_workers * config.train_cpus,
