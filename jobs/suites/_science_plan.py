@@ -255,6 +255,13 @@ TIERS = {
         train=TrainConfig(steps=4000, checkpoint_every=1000, log_every=100),
         reads_test=False,
     ),
+    # A quarter of the labels of tier headline: where labels are scarce, do soft labels pay?
+    "scarce": replace(
+        _HEADLINE,
+        num_labelled=50,
+        architectures=_HEADLINE.architectures[:1],
+        arms=("real", "selftrain", "real-all"),
+    ),
     "ablation": replace(
         _HEADLINE, architectures=_HEADLINE.architectures[:1], arms=("real", "dakter", "ours", *ABLATIONS)
     ),
