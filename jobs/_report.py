@@ -64,6 +64,7 @@ def write_report(settings: JobSettings, stages: Sequence[str], settings_yaml: st
     shown = list(range(min(_GALLERY, len(generated))))
     real_gallery, names = _pictures([train, val])
     sweep = storage.read_json(storage.join(settings.place("sweep"), "sweep.json"))
+    model = open_model(settings.place("model")).record
     some = _spread(len(train.images), _SPECKLE)
     html, data = build(
         ReportInputs(
@@ -76,7 +77,8 @@ def write_report(settings: JobSettings, stages: Sequence[str], settings_yaml: st
             sweep=sweep,
             evaluation=storage.read_json(storage.join(settings.place("evaluation"), "evaluation.json")),
             decision=storage.read_json(storage.join(settings.place("promotion"), "decision.json")),
-            training_history=open_model(settings.place("model")).record["history"],
+            training_history=model["history"],
+            training_curve=model.get("curve", []),  # models of before there were looks at val lack it
             real_gallery=real_gallery,
             real_names=names,
             generated_gallery=(generated[shown], soft[shown]),

@@ -32,6 +32,8 @@ from jobs._redone import Account, total
 
 log = logging.getLogger("dakter.jobs.train")
 
+# What is logged of a look at val, in this order.
+_LOOKED_AT = ("step", "val_nll", "train_nll", "val_miou")
 # A change to more workers costs a start and the steps since the last checkpoint, so it is not looked for all the time.
 _RESIZE_S = 300.0
 
@@ -67,9 +69,14 @@ class Book:
         self.run.figure(figure, f"samples-{step:07d}.png")
 
 
-def training_data(tiles: TileCorpus, diffusion: DiffusionConfig, *, with_unlabelled: bool = True) -> TrainingData:
-    """Plain arrays of the train split (and the unlabelled images), with b from the train split unless it is set."""
-    train = tiles.read("train")
+def training_data(
+    tiles: TileCorpus, diffusion: DiffusionConfig, *, with_unlabelled: bool = True, with_val: bool = False
+) -> TrainingData:
+    """Plain arrays of the train split (and the unlabelled images), with b from the train split unless it is set.
+
+    ``with_val``: and val, to look at p(y | x) of.
+    """
+    train, val = tiles.read("train"), tiles.read("val") if with_val else None
     unlabelled = tiles.read("unlabelled").images if with_unlabelled else None
     manifest = tiles.manifest
     return TrainingData(
@@ -80,18 +87,17 @@ def training_data(tiles: TileCorpus, diffusion: DiffusionConfig, *, with_unlabel
         value_range=manifest.value_range,
         bands=manifest.bands,
         b=chosen_b(diffusion.b, diffusion.b_variant, manifest.b_rms, manifest.b_std),
+        val_images=val.images if val else None,
+        val_labels=val.labels if val else None,
     )
 
 
 def identity(settings: TrainSettings, tiles_digest: str) -> dict[str, Any]:
     """What makes a model another model; worker counts and log intervals do not."""
-    train = settings.train.dump()
-    for incidental in ("checkpoint_every", "log_every"):
-        train.pop(incidental, None)
     return {
         "network": settings.network.dump(),
         "diffusion": settings.diffusion.dump(),
-        "train": train,
+        "train": settings.train.identity(),
         "tiles_digest": tiles_digest,
     }
 
@@ -131,13 +137,18 @@ def train_loop(parameters: dict[str, Any]) -> None:
         assert progress is not None
         progress.advance(step - progress.done, f"loss {metrics['loss']:.4f}")
 
+    def on_look(row: dict[str, float]) -> None:
+        if book:
+            book.log(int(row["step"]), row)
+        log.info("p(y|x) after step %d: val NLL %.4f, train %.4f; val mIoU %.3f", *(row[key] for key in _LOOKED_AT))
+
     def run(resume: Path | None) -> None:
         nonlocal progress
         done = int(storage.read_json(str(resume / "state.json"))["step"]) if resume else 0
         progress = Progress(log, "train", settings.train.steps, "steps", done=done)
         if rank == 0:
             ray.get(signals.begin.remote(done))
-        data = training_data(tiles, settings.diffusion)
+        data = training_data(tiles, settings.diffusion, with_val=settings.train.validate_every is not None)
         result = fit(
             settings.network,
             settings.diffusion,
@@ -149,9 +160,17 @@ def train_loop(parameters: dict[str, Any]) -> None:
             should_stop=heartbeat.should_stop,
             should_checkpoint=heartbeat.should_checkpoint,
             on_step=on_step,
+            on_look=on_look,
             device=device,
         )
         if rank == 0:
+            if result.kept_step < result.steps or result.steps < settings.train.steps:
+                log.info(
+                    "%d of %d steps done; the model is that of step %d, of the lowest NLL on val",
+                    result.steps,
+                    settings.train.steps,
+                    result.kept_step,
+                )
             account = ray.get(signals.account.remote())
             record = {
                 "identity": identity(settings, tiles.manifest.digest),
@@ -161,6 +180,7 @@ def train_loop(parameters: dict[str, Any]) -> None:
                 "citation": tiles.manifest.citation,
                 "b": data.b,
                 "steps": result.steps,
+                "kept_step": result.kept_step,
                 "seconds": result.seconds,
                 "num_labelled": len(data.images),
                 "num_unlabelled": data.num_unlabelled,
@@ -168,6 +188,7 @@ def train_loop(parameters: dict[str, Any]) -> None:
                 **account.costs(),
                 "device": device,
                 "history": result.history,
+                "curve": result.curve,
             }
             save_model(result.pipeline, settings.place("model"), record)
         if book:
@@ -220,6 +241,7 @@ def _figures(settings: TrainSettings, record: Mapping[str, Any], digest: str) ->
         "model_digest": digest,
         "b": record["b"],
         "num_steps": record["steps"],
+        "kept_step": record.get("kept_step", record["steps"]),  # models of before there was a choice lack it
         **total(record),
         "num_labelled": record["num_labelled"],
         "num_unlabelled": record["num_unlabelled"],
@@ -320,12 +342,13 @@ def _workers(setup: RayConfig) -> str:
 
 def plan(settings: TrainSettings) -> Plan:
     """For --dry-run."""
-    train, setup = settings.train, settings.ray
+    train, setup, looks = settings.train, settings.ray, settings.train.validate_every
     return Plan(
-        reads=[f"tile corpus {settings.place('tiles')} (train and unlabelled alone)"],
+        reads=[f"tile corpus {settings.place('tiles')} (train and unlabelled{', val' if looks else ''} alone)"],
         computes=[
-            f"{train.steps} steps of {train.batch_size} on {_workers(setup)} worker(s), each with "
-            f"{setup.train_cpus} CPU(s) and {setup.train_gpus:g} GPU(s)"
+            f"{'up to ' if train.patience else ''}{train.steps} steps of {train.batch_size} on {_workers(setup)} "
+            f"worker(s), each with {setup.train_cpus} CPU(s) and {setup.train_gpus:g} GPU(s)",
+            *([f"a look at val every {looks} steps; the {train.keep} weights are kept"] if looks else []),
         ],
         writes=[
             f"model {settings.place('model')}",

@@ -26,6 +26,7 @@ class TrainingData:
 
     ``images`` stored ``(N, C, H, W)``; ``labels`` uint8 ``(N, H, W)``, IGNORE where not labelled; ``unlabelled``
     stored ``(M, C, H, W)`` or None; ``value_range`` the raw values at stored 0 and full scale; ``b`` the labels' scale.
+    ``val_images`` and ``val_labels``, as the first two, are looked at and never learned from.
     """
 
     images: np.ndarray
@@ -35,6 +36,8 @@ class TrainingData:
     value_range: tuple[float, float]
     bands: tuple[str, ...]
     b: float
+    val_images: np.ndarray | None = None
+    val_labels: np.ndarray | None = None
 
     @property
     def num_unlabelled(self) -> int:
@@ -46,13 +49,17 @@ class TrainingData:
         check_labels(self.labels, self.images, len(self.class_table), where="training labels")
         if not len(self.images) or self.images.shape[2] != self.images.shape[3]:
             raise DataError(f"training images are {self.images.shape}; expected at least one, and square tiles")
-        if self.unlabelled is not None and self.num_unlabelled:
-            check_images(self.unlabelled, where="unlabelled images", bands=len(self.bands))
-            if self.unlabelled.shape[1:] != self.images.shape[1:] or self.unlabelled.dtype != self.images.dtype:
+        for name, more in (("unlabelled images", self.unlabelled), ("val images", self.val_images)):
+            if more is None or not len(more):
+                continue
+            check_images(more, where=name, bands=len(self.bands))
+            if more.shape[1:] != self.images.shape[1:] or more.dtype != self.images.dtype:
                 raise DataError(
-                    f"unlabelled images are {self.unlabelled.dtype} {self.unlabelled.shape[1:]}; expected "
-                    f"{self.images.dtype} {self.images.shape[1:]} as the labelled ones"
+                    f"{name} are {more.dtype} {more.shape[1:]}; expected {self.images.dtype} {self.images.shape[1:]} "
+                    "as the labelled ones"
                 )
+        if self.val_images is not None and self.val_labels is not None:
+            check_labels(self.val_labels, self.val_images, len(self.class_table), where="val labels")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """A training checkpoint: a folder of safetensors files and, written last, ``state.json`` with their sha256.
 
-``network``, ``ema`` and ``optimizer`` hold tensors; everything else (step, history, settings) is JSON. Nothing is
-pickled. Noise and batches are functions of (seed, step), so the step number is the whole random state.
+``network``, ``ema`` and ``optimizer`` hold tensors; so does ``best``, where there is one: the averaged weights that val
+chose so far. Everything else (step, history, settings) is JSON. Nothing is pickled. Noise and batches are functions of
+(seed, step), so the step number is the whole random state.
 """
 
 from __future__ import annotations
@@ -22,20 +23,21 @@ from dakter.storage import to_json_bytes
 
 FORMAT = "dakter joint diffusion checkpoint 1"
 _PARTS = ("network", "ema", "optimizer")
+_BEST = "best"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What stands in a checkpoint: named tensors of the three parts, and the JSON state."""
+    """What stands in a checkpoint: named tensors of its parts (``best`` may be empty), and the JSON state."""
 
     tensors: dict[str, dict[str, torch.Tensor]]
     state: dict[str, Any]
 
 
 def write_checkpoint(folder: Path, tensors: Mapping[str, Mapping[str, torch.Tensor]], state: Mapping[str, Any]) -> None:
-    """Write the three parts of ``tensors`` and then ``state`` into ``folder``, which must exist."""
+    """Write the parts of ``tensors`` (no empty ``best``) and then ``state`` into ``folder``, which must exist."""
     files = {}
-    for part in _PARTS:
+    for part in (*_PARTS, *([_BEST] if tensors.get(_BEST) else [])):
         plain = {name: value.detach().cpu().contiguous() for name, value in tensors[part].items()}
         data = save(plain)
         (folder / f"{part}.safetensors").write_bytes(data)
@@ -65,8 +67,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         if isinstance(error, IntegrityError):
             raise
         raise IntegrityError(f"{path}: not a checkpoint's state ({error!r}); start without resuming") from error
-    tensors = {}
-    for part in _PARTS:
+    tensors: dict[str, dict[str, torch.Tensor]] = {_BEST: {}}
+    for part in (*_PARTS, *([_BEST] if f"{_BEST}.safetensors" in files else [])):
         name = f"{part}.safetensors"
         try:
             data = (folder / name).read_bytes()

@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import hashlib
-import math
-import os
 import tempfile
-import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-import torch.distributed as dist
-from torch import nn
 
-from dakter.captured import Captured
 from dakter.config import load
-from dakter.diffusion.balance import enter_labels
-from dakter.diffusion.batch import Batch, TrainingData, assemble, count_unlabelled, plan
-from dakter.diffusion.checkpoint import (
-    check_same,
-    load_optimizer,
-    optimizer_tensors,
-    read_checkpoint,
-    write_checkpoint,
-)
-from dakter.diffusion.ema import Ema
-from dakter.diffusion.loss import losses
+from dakter.diffusion.batch import TrainingData
+from dakter.diffusion.checkpoint import read_checkpoint
 from dakter.diffusion.network import JointUNet, NetworkConfig
 from dakter.diffusion.pipeline import JointDiffusionPipeline
-from dakter.diffusion.schedule import DiffusionConfig, add_noise
-from dakter.diffusion.train_config import TrainConfig, learning_rate
-from dakter.errors import ConfigError, DakterError, Stopped
-from dakter.rng import derive_seed
+from dakter.diffusion.schedule import DiffusionConfig
+from dakter.diffusion.train_config import TrainConfig
+from dakter.diffusion.trainer import Trainer
+from dakter.errors import Stopped
 from dakter.schema import ClassTable
 
 __all__ = ["FitResult", "TrainConfig", "TrainingData", "checkpoint_pipeline", "fit"]
@@ -47,11 +25,22 @@ __all__ = ["FitResult", "TrainConfig", "TrainingData", "checkpoint_pipeline", "f
 
 @dataclass(frozen=True)
 class FitResult:
-    """``pipeline`` has the averaged weights; ``history`` a record every ``log_every`` steps; ``seconds`` too."""
+    """A trained model.
+
+    Attributes:
+        pipeline: with averaged weights, those of ``kept_step``.
+        history: a record every ``log_every`` steps.
+        curve: looks at val, see ``Validation``; empty without ``validate_every``.
+        steps: optimiser steps done; fewer than ``train.steps`` where patience ended it.
+        kept_step: steps done when the weights of ``pipeline`` were taken.
+        seconds: of training, over all starts.
+    """
 
     pipeline: JointDiffusionPipeline
     history: list[dict[str, float]]
+    curve: list[dict[str, float]]
     steps: int
+    kept_step: int
     seconds: float
 
 
@@ -67,6 +56,7 @@ def fit(
     should_stop: Callable[[], bool],
     should_checkpoint: Callable[[], bool] = lambda: False,
     on_step: Callable[[int], None] = lambda step: None,
+    on_look: Callable[[dict[str, float]], None] = lambda row: None,
     device: str = "cpu",
 ) -> FitResult:
     """Train, or go on from the checkpoint folder ``resume``.
@@ -87,6 +77,7 @@ def fit(
         should_stop: asked on every rank after every step; one yes is enough.
         should_checkpoint: the same for a checkpoint out of turn.
         on_step: told on every rank how many steps are done, after each.
+        on_look: called on rank 0 with a row of ``Validation.curve``, after each look at val.
 
     Raises:
         Stopped: after a checkpoint, if any rank was asked to stop.
@@ -94,25 +85,40 @@ def fit(
         IntegrityError: ``resume`` is no sound checkpoint. DakterError: the loss is not finite.
     """
     data.check()
-    trainer = _Trainer(network, diffusion, train, data, torch.device(device))
+    trainer = Trainer(network, diffusion, train, data, torch.device(device))
     if resume is not None:
         trainer.resume(resume)
-    for batch in trainer.batches():
+    looks = trainer.looks
+    for batch in () if looks.ended(trainer.step) else trainer.batches():
         trainer.advance(batch)
-        record = trainer.log_if_due()
+        if looks.due(trainer.step):  # before the checkpoint, which then holds it
+            row = trainer.look()
+            if trainer.rank == 0:
+                on_look(row)
+        ended = looks.ended(trainer.step)
+        record = trainer.log_if_due(ended)
         if record is not None and trainer.rank == 0:
             on_log(trainer.step, record)
         on_step(trainer.step)
         stop, checkpoint = trainer.any_rank(should_stop(), should_checkpoint())
-        if stop or checkpoint or trainer.step % train.checkpoint_every == 0 or trainer.step == train.steps:
+        if stop or checkpoint or ended or trainer.step % train.checkpoint_every == 0:
             trainer.settle()
             with tempfile.TemporaryDirectory() as folder:
                 if trainer.rank == 0:
                     trainer.write(Path(folder))
                 on_checkpoint(Path(folder), trainer.latest())
-        if stop and trainer.step < train.steps:
+        if ended:
+            break
+        if stop:
             raise Stopped(f"training stopped after step {trainer.step} of {train.steps}; the same command goes on")
-    return FitResult(trainer.pipeline(), trainer.history, trainer.step, trainer.seconds())
+    return FitResult(
+        trainer.pipeline(looks.best or None),
+        trainer.history,
+        looks.curve,
+        trainer.step,
+        (looks.best_step if looks.best else None) or trainer.step,
+        trainer.seconds(),
+    )
 
 
 def checkpoint_pipeline(folder: Path) -> JointDiffusionPipeline:
@@ -132,296 +138,3 @@ def checkpoint_pipeline(folder: Path) -> JointDiffusionPipeline:
         bands=facts["bands"],
         value_range=facts["value_range"],
     )
-
-
-def _digest(data: TrainingData) -> str:
-    digest = hashlib.sha256()
-    for array in (data.images, data.labels, data.unlabelled):
-        if array is not None:
-            digest.update(f"{array.dtype}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
-
-
-class _Trainer:
-    """The state of a run on one rank."""
-
-    def __init__(
-        self,
-        network: NetworkConfig,
-        diffusion: DiffusionConfig,
-        train: TrainConfig,
-        data: TrainingData,
-        device: torch.device,
-    ):
-        several = dist.is_available() and dist.is_initialized()
-        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
-        if train.batch_size < self.world:
-            raise ConfigError(
-                f"train.batch_size is {train.batch_size}; expected a row for each of {self.world} workers"
-            )
-        self.network_config, self.diffusion, self.train, self.data, self.device = (
-            network,
-            diffusion,
-            train,
-            data,
-            device,
-        )
-        self.num_unlabelled = count_unlabelled(diffusion, data, train.batch_size, train.unlabelled_share)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(train.seed, "train/weights"))
-            self.unet = JointUNet.build(network, len(data.bands), len(data.class_table))
-        self.unet.check_size(*data.images.shape[2:])
-        # CPU: GroupNorm's backward in channels_last bf16 is 12-45 times slower than NCHW. GPUs want channels_last.
-        layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
-        nn.Module.to(self.unet, device)
-        nn.Module.to(self.unet, memory_format=layout)
-        self.unet.train()
-        self.names = [name for name, _ in self.unet.named_parameters()]
-        self.optimizer = torch.optim.AdamW(
-            self.unet.parameters(),
-            lr=train.learning_rate,
-            betas=(0.9, 0.99),
-            weight_decay=train.weight_decay,
-            fused=True,
-        )
-        self.ema = Ema(self.unet, train.ema_decay)
-        self.step, self.history = 0, list[dict[str, float]]()
-        self.began, self.seconds_before = time.monotonic(), 0.0
-        self.data_digest = _digest(data)
-        self.sums = torch.zeros(2, dtype=torch.float64)  # image and label loss since the last record, all ranks
-        self.window_steps, self.window_start, self.timed_steps = 0, time.monotonic(), 0
-        self.waited_s = 0.0  # for batches, since the last record
-        self.model: nn.Module = self.unet
-        if several:
-            ids = [device.index or 0] if device.type == "cuda" else None
-            self.model = nn.parallel.DistributedDataParallel(self.unet, device_ids=ids)
-        # DDP's exchange between workers stays outside of graphs: it may fail and has to say so.
-        alone = device.type == "cuda" and not several
-        self.gradients = Captured(self.differentiate, self.unet.parameters(), capture=alone)
-
-    def seconds(self) -> float:
-        """Of training so far, over all starts."""
-        return self.seconds_before + time.monotonic() - self.began
-
-    def settings(self) -> dict[str, Any]:
-        """What decides the weights: a checkpoint of other settings is not gone on from."""
-        train = self.train.dump()
-        for key in ("checkpoint_every", "log_every"):
-            del train[key]
-        return {
-            "network": self.network_config.dump(),
-            "diffusion": self.diffusion.dump(),
-            "train": train,
-            "data": {"sha256": self.data_digest, "b": self.data.b},
-        }
-
-    def facts(self) -> dict[str, Any]:
-        return {
-            "b": self.data.b,
-            "size_px": self.data.images.shape[-1],
-            "class_table": self.data.class_table.to_json(),
-            "bands": list(self.data.bands),
-            "value_range": list(self.data.value_range),
-        }
-
-    def resume(self, folder: Path) -> None:
-        checkpoint = read_checkpoint(folder)
-        state = checkpoint.state
-        check_same(state["settings"], self.settings(), f"the checkpoint in {folder}")
-        self.unet.load_state_dict(checkpoint.tensors["network"])
-        self.ema.load(checkpoint.tensors["ema"])
-        self.step, self.history = int(state["step"]), list(state["history"])
-        self.seconds_before = float(state["seconds"])
-        load_optimizer(self.optimizer, self.names, checkpoint.tensors["optimizer"], self.step)
-        if self.rank == 0:
-            self.sums = torch.tensor(state["window"]["sums"], dtype=torch.float64)
-        self.window_steps = int(state["window"]["steps"])
-
-    def write(self, folder: Path) -> None:
-        tensors = {
-            "network": self.unet.state_dict(),
-            "ema": self.ema.state(),
-            "optimizer": optimizer_tensors(self.optimizer, self.names),
-        }
-        state = {
-            "step": self.step,
-            "settings": self.settings(),
-            "facts": self.facts(),
-            "history": self.history,
-            "window": {"sums": self.sums.tolist(), "steps": self.window_steps},
-            "seconds": self.seconds(),
-            "world": self.world,
-            "torch": torch.__version__,
-        }
-        write_checkpoint(folder, tensors, state)
-
-    def batches(self) -> Iterator[Batch]:
-        """This rank's rows of every step still to do, prepared ahead in threads (noise of 256 px images takes ms)."""
-
-        def make(step: int) -> Batch:
-            rows = plan(
-                self.diffusion,
-                self.data,
-                batch_size=self.train.batch_size,
-                num_unlabelled=self.num_unlabelled,
-                dihedral=self.train.dihedral,
-                seed=self.train.seed,
-                step=step,
-            )
-            return assemble(rows, self.data, seed=self.train.seed, step=step, rank=self.rank, world=self.world)
-
-        workers = min(8, os.cpu_count() or 1) if self.device.type == "cuda" else 1
-        # One thread each: a second team of OpenMP threads would spin against the one that trains (measured on two
-        # cores: 97 against 72 images/s).
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            ahead: deque[Future[Batch]] = deque()
-            upcoming = iter(range(self.step, self.train.steps))
-            for step in upcoming:
-                ahead.append(pool.submit(make, step))
-                if len(ahead) > workers:
-                    yield self._awaited(ahead.popleft())
-            while ahead:
-                yield self._awaited(ahead.popleft())
-
-    def _awaited(self, batch: Future[Batch]) -> Batch:
-        began = time.monotonic()
-        made = batch.result()
-        self.waited_s += time.monotonic() - began
-        return made
-
-    def advance(self, batch: Batch) -> None:
-        """One optimiser step."""
-        if self.network_config.dropout:
-            torch.manual_seed(derive_seed(self.train.seed, "train/dropout", self.step, self.rank))
-        own = batch.to(self.device)
-        counts = torch.tensor([own.num_image, own.num_label], dtype=torch.float32).to(self.device)
-        image, label, norm = self.gradients(
-            own.x_BCHW,
-            own.labels_BHW,
-            own.noise_x_BCHW,
-            own.noise_y_BKHW,
-            own.t_x_B,
-            own.t_y_B,
-            own.on_image_B,
-            own.on_label_B,
-            counts,
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.train, self.step)
-        if not math.isfinite(float(norm)):  # after the exchange of gradients, so every rank sees it
-            raise DakterError(
-                f"step {self.step}: the gradient is not finite (image loss {float(image):g}, label loss "
-                f"{float(label):g}); lower train.learning_rate, raise train.warmup_steps or use precision fp32"
-            )
-        self.optimizer.step()
-        self.ema.update(self.unet, self.step)
-        self.sums += torch.stack([image, label]).double().cpu()
-        self.step, self.window_steps, self.timed_steps = self.step + 1, self.window_steps + 1, self.timed_steps + 1
-
-    def differentiate(
-        self,
-        x_BCHW: torch.Tensor,
-        labels_BHW: torch.Tensor,
-        noise_x_BCHW: torch.Tensor,
-        noise_y_BKHW: torch.Tensor,
-        t_x_B: torch.Tensor,
-        t_y_B: torch.Tensor,
-        on_image_B: torch.Tensor,
-        on_label_B: torch.Tensor,
-        counts: torch.Tensor,
-    ) -> tuple[torch.Tensor, ...]:
-        """Image loss, label loss and norm of the gradient, which is left, clipped, in the weights.
-
-        ``counts``: rows of the whole batch that carry an image loss and a label loss; the rest is of a ``Batch``.
-        """
-        y = enter_labels(labels_BHW, len(self.data.class_table), self.data.b)
-        noisy_x = add_noise(x_BCHW, noise_x_BCHW, t_x_B)
-        noisy_y = add_noise(y, noise_y_BKHW, t_y_B)
-        half = self.train.precision == "bf16"
-        autocast = torch.autocast(self.device.type, torch.bfloat16) if half else contextlib.nullcontext()
-        with autocast:
-            out = self.model(noisy_x, noisy_y, t_x_B, t_y_B)
-        sums = losses(
-            self.diffusion,
-            out.image,
-            out.logits,
-            x_BCHW=x_BCHW,
-            noise_BCHW=noise_x_BCHW,
-            labels_BHW=labels_BHW,
-            t_x_B=t_x_B,
-            on_image_B=on_image_B,
-            on_label_B=on_label_B,
-        )
-        image, label = sums.image / counts[0], sums.label / counts[1]
-        loss = self.diffusion.image_weight * image + self.diffusion.label_weight * label
-        torch.autograd.backward(loss * self.world)  # DDP averages over ranks; the loss is a sum over them
-        norm = nn.utils.clip_grad_norm_(self.unet.parameters(), self.train.clip_norm, foreach=True)
-        return image.detach(), label.detach(), norm
-
-    def any_rank(self, *flags: bool) -> list[bool]:
-        """Each flag or-ed over the ranks; the same answer on all of them.
-
-        A round of a few bytes after every step: the exchange of gradients before it has synchronised the ranks already.
-        """
-        if self.world == 1:
-            return list(flags)
-        told = torch.tensor([float(flag) for flag in flags], device=self.device)
-        dist.all_reduce(told, op=dist.ReduceOp.MAX)
-        return [bool(value) for value in told.tolist()]
-
-    def log_if_due(self) -> dict[str, float] | None:
-        """The record of the window that just ended; every rank must ask, for its losses are summed over them."""
-        if self.step % self.train.log_every and self.step != self.train.steps:
-            return None
-        sums = self._over_ranks(self.sums)
-        image, label = (float(value) / self.window_steps for value in sums)
-        now = time.monotonic()
-        seconds = max(now - self.window_start, 1e-9)
-        record = {
-            "step": self.step,
-            "loss": self.diffusion.image_weight * image + self.diffusion.label_weight * label,
-            "image_loss": image,
-            "label_loss": label,
-            "learning_rate": learning_rate(self.train, self.step - 1),
-            "samples_per_second": self.timed_steps * self.train.batch_size / seconds,
-            "data_wait_share": self.waited_s / seconds,
-        }
-        self.history.append(record)
-        self.sums.zero_()
-        self.window_steps, self.window_start, self.timed_steps, self.waited_s = 0, now, 0, 0.0
-        return record
-
-    def settle(self) -> None:
-        """Move the running sums of all ranks to rank 0, whose checkpoint then holds them all."""
-        total = self._over_ranks(self.sums)
-        self.sums = total.clone() if self.rank == 0 else torch.zeros_like(total)
-
-    def _over_ranks(self, values: torch.Tensor) -> torch.Tensor:
-        if self.world == 1:
-            return values
-        total = values.to(self.device)
-        dist.all_reduce(total)
-        return total.cpu()
-
-    def latest(self) -> dict[str, float]:
-        """Of the last record, and the step of now."""
-        return {**(self.history[-1] if self.history else {}), "step": float(self.step)}
-
-    def pipeline(self) -> JointDiffusionPipeline:
-        """With the averaged weights, on the CPU in float32."""
-        unet = copy.deepcopy(self.unet).cpu()
-        self.ema_into(unet)
-        return JointDiffusionPipeline.build(
-            unet.eval(),
-            self.diffusion,
-            b=self.data.b,
-            dihedral=self.train.dihedral,
-            size_px=self.data.images.shape[-1],
-            class_table=self.data.class_table,
-            bands=self.data.bands,
-            value_range=self.data.value_range,
-        )
-
-    def ema_into(self, unet: JointUNet) -> None:
-        unet.load_state_dict({name: value.cpu() for name, value in self.ema.state().items()})

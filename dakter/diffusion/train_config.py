@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import model_validator
 
 from dakter.config import Config, setting
 
@@ -25,7 +27,37 @@ class TrainConfig(Config):
     dihedral: bool = setting(True, "turn and flip image and label together, 8 ways")
     checkpoint_every: int = setting(500, "steps between checkpoints", unit="steps", ge=1)
     log_every: int = setting(50, "steps between log records, each the mean over them", unit="steps", ge=1)
+    validate_every: int | None = setting(
+        None, "steps between looks at p(y | x) on val; one more is at the end; null: none", unit="steps", ge=1
+    )
+    validate_evaluations: int = setting(8, "network evaluations averaged into p(y | x) at such a look", ge=1)
+    keep: Literal["last", "best"] = setting(
+        "last",
+        "averaged weights that become the model: the last, or those of the look with the lowest NLL on val, which "
+        "label images best; the images drawn go on improving after it",
+    )
+    patience: int | None = setting(
+        None, "looks in a row without a lower NLL on val after which training ends early; null: it does not", ge=1
+    )
     seed: int = setting(0, "seed of weights, batches and noise")
+
+    @model_validator(mode="after")
+    def _looks_where_they_choose(self) -> TrainConfig:
+        if self.keep == "best" and self.validate_every is None:
+            raise ValueError("keep best needs looks at val to choose by: set train.validate_every")
+        if self.patience is not None and self.keep != "best":
+            raise ValueError(
+                f"patience is {self.patience} with keep {self.keep}; expected keep best: training that ends early for "
+                "want of better weights has to keep the better ones"
+            )
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide the model's weights; looks at val are among them only where they choose."""
+        incidental = {"checkpoint_every", "log_every"}
+        if self.keep == "last":
+            incidental |= {"validate_every", "validate_evaluations", "keep", "patience"}
+        return {key: value for key, value in self.dump().items() if key not in incidental}
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

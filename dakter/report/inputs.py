@@ -32,6 +32,7 @@ class ReportInputs:
         evaluation: evaluation.json.
         decision: decision.json of the promotion.
         training_history: log lines of the generator's training: step, loss, image_loss, label_loss.
+        training_curve: looks of that training at p(y | x): step, val_nll, train_nll, val_miou; empty if it took none.
         real_gallery: stored images (N, C, H, W) uint8 or uint16 and class maps (N, H, W) uint8.
         generated_gallery: stored images (N, C, H, W) uint8 and soft labels (N, K, H, W) uint8 that sum to 255.
         real_names: a caption each, ``<split>/<sensor>/<file>``; empty for none.
@@ -59,6 +60,7 @@ class ReportInputs:
     settings_yaml: str = ""
     date: str = ""
     title: str = ""
+    training_curve: Sequence[Mapping[str, float]] = ()
 
     def __post_init__(self) -> None:
         """Raises DataError for galleries that do not fit the class table or one another."""

@@ -282,6 +282,12 @@ def generator(inputs: ReportInputs) -> dict[str, Any]:
         points = [(float(h["step"]), float(h[key])) for h in inputs.training_history if h.get(key) is not None]
         if points:
             plots.append(figures.curves(title, [Curve(title, points)]))
+    if inputs.training_curve:
+        lines = [
+            Curve(name, [(float(row["step"]), float(row[key])) for row in inputs.training_curve], style)
+            for name, key, style in (("val", "val_nll", "distilled"), ("train", "train_nll", "control"))
+        ]
+        plots.append(figures.curves("NLL of p(y given x), nats a pixel", lines, named=True))
     about = {
         f"{section.replace('_', ' ')}: {name.replace('_', ' ')}": found
         for stage, section, name in (
@@ -289,13 +295,20 @@ def generator(inputs: ReportInputs) -> dict[str, Any]:
             ("train", "diffusion", "objective"),
             ("train", "diffusion", "label_loss"),
             ("train", "train", "batch_size"),
+            ("train", "train", "keep"),
             ("generate", "sampler", "scheduler"),
             ("generate", "sampler", "steps"),
             ("generate", "soft_label", "mode"),
         )
         if (found := inputs.setting_of(stage, section, name)) is not None
     }
-    return {"plots": [plot for plot in plots if plot], "about": about, "steps": inputs.train_steps()}
+    steps, kept = inputs.train_steps(), inputs.figure_of("train", "kept_step")
+    return {
+        "plots": [plot for plot in plots if plot],
+        "about": about,
+        "steps": steps,
+        "kept_step": kept if kept != steps else None,
+    }
 
 
 def students(inputs: ReportInputs) -> dict[str, Any] | None:

@@ -18,8 +18,8 @@ import torch
 from dakter import storage
 from dakter.config import differences, digest_json
 from dakter.data.build import prepare
-from dakter.data.tiles import Split, TileCorpus
-from dakter.diffusion.fit import checkpoint_pipeline, fit
+from dakter.data.tiles import TileCorpus
+from dakter.diffusion.fit import fit
 from dakter.diffusion.pipeline import JointDiffusionPipeline, open_model, save_model
 from dakter.diffusion.softlabel import SoftLabelConfig
 from dakter.errors import ConflictError, Stopped
@@ -46,7 +46,7 @@ from jobs.suites._science_plan import (
     student_cell,
     student_name,
 )
-from jobs.suites._science_scores import described, looked_at, scored
+from jobs.suites._science_scores import described, scored
 from jobs.train import training_data
 
 log = logging.getLogger("dakter.jobs.benchmark")
@@ -120,22 +120,23 @@ class Workshop:
     def _train(self, kind: str, labels: Labels, seed: int, place: str) -> None:
         tier, corpus = self.tier, self.corpus(labels, seed)
         diffusion, train = tier.diffusion_of(kind), tier.train_of(kind, seed)
-        data = training_data(corpus, diffusion, with_unlabelled=GENERATORS[kind].unlabelled)
-        checkpoints = self.folder / "checkpoints" / generator_name(kind, labels, seed)
+        data = training_data(
+            corpus,
+            diffusion,
+            with_unlabelled=GENERATORS[kind].unlabelled,
+            with_val=train.validate_every is not None,
+        )
+        name = generator_name(kind, labels, seed)
+        checkpoints = self.folder / "checkpoints" / name
         resume = _latest(checkpoints)
         done = int(storage.read_json(str(resume / "state.json"))["step"]) if resume else 0
-        curve_file = str(checkpoints / "curve.json")
-        curve = [row for row in storage.read_json(curve_file) if row["step"] <= done] if resume else []
-        progress = Progress(log, generator_name(kind, labels, seed), train.steps, "steps", done=done)
+        progress = Progress(log, name, train.steps, "steps", done=done)
 
         def keep(folder: Path, metrics: dict[str, float]) -> None:
-            step = int(metrics["step"])
-            if GENERATORS[kind].labels_images:
-                curve.append({"step": step, **self._curve_point(folder, corpus, seed)})
-            storage.put_json(curve_file, curve)  # before the checkpoint that goes with it
-            _keep_checkpoint(folder, checkpoints, step)
-            if curve:
-                log.info("%s: step %d, val mIoU %.3f", generator_name(kind, labels, seed), step, curve[-1]["val_miou"])
+            _keep_checkpoint(folder, checkpoints, int(metrics["step"]))
+
+        def on_look(row: dict[str, float]) -> None:
+            log.info("%s: step %d, val mIoU %.3f, NLL %.4f", name, row["step"], row["val_miou"], row["val_nll"])
 
         def on_log(step: int, record: dict[str, float]) -> None:
             progress.advance(step - progress.done, f"loss {record['loss']:.4f}")
@@ -148,6 +149,7 @@ class Workshop:
             resume=resume,
             on_checkpoint=keep,
             on_log=on_log,
+            on_look=on_look,
             should_stop=self.should_stop,
             device=self.device,
         )
@@ -155,25 +157,16 @@ class Workshop:
             "identity": self._identity(generator_cell(kind, labels, seed)),
             "b": data.b,
             "steps": result.steps,
+            "kept_step": result.kept_step,
             "seconds": result.seconds,
             "history": result.history,
-            "curve": curve,
+            "curve": result.curve,
             "num_labelled": len(data.images),
             "num_unlabelled": data.num_unlabelled,
             "num_parameters": num_parameters(result.pipeline.unet),
         }
         save_model(result.pipeline, place, record)
         storage.remove_folder(str(checkpoints))
-
-    def _curve_point(self, folder: Path, corpus: TileCorpus, seed: int) -> dict[str, float]:
-        """p(y|x) of a checkpoint on val, and on as many labelled training images: the gap is what it memorised."""
-        predict = self._readout(self._placed(checkpoint_pipeline(folder)), seed)
-        val, train = corpus.read("val"), corpus.read("train")
-        num_classes = len(corpus.manifest.class_table)
-        first = slice(0, len(val.images))
-        seen = Split(train.images[first], train.labels[first], train.groups[first], train.sensors[first], [])
-        scores = {"val": looked_at(predict, val, num_classes), "train": looked_at(predict, seen, num_classes)}
-        return {f"{split}_{name}": value for split, found in scores.items() for name, value in found.items()}
 
     def pairs(self, kind: str, labels: Labels, seed: int) -> dict[str, np.ndarray]:
         """Generated ``image`` uint8 ``(N, C, H, W)`` and stored soft labels ``last_step`` and, where the model knows
@@ -355,13 +348,11 @@ def identity(tier: Tier, cell: Cell) -> dict[str, Any]:
         found["generator"] = {
             "network": tier.network_of(cell.generator).dump(),
             "diffusion": tier.diffusion_of(cell.generator).dump(),
-            "train": tier.train_of(cell.generator, cell.seed).dump(),
+            "train": tier.train_of(cell.generator, cell.seed).identity(),
             "sampler": tier.sampler.dump(),
             "num_generated": tier.num_generated,
             "evaluations": tier.evaluations,
         }
-        for incidental in ("checkpoint_every", "log_every"):
-            del found["generator"]["train"][incidental]
     if cell.kind in ("student", "images"):
         assert cell.arm
         assert cell.architecture

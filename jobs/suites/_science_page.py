@@ -234,7 +234,7 @@ class _Page:
     def generators(self) -> list[str]:
         """Training and images of every generator."""
         head = ["generator", "steps", "minutes", "images/s", "last image loss", "last label loss"]
-        head += ["entropy last step", "entropy p(y given x)"]
+        head += ["entropy last step", "entropy p(y given x)", "val NLL lowest (step)", "last", "kept step"]
         rows = []
         for cell in self.done:
             if cell.kind != "generator":
@@ -250,9 +250,14 @@ class _Page:
                     *(_fixed(value, 4) for value in last[1:]),
                     _fixed(entropy["last_step"], 3),
                     _fixed(entropy.get("readout"), 3),
+                    *_turn(found["curve"]),
+                    str(found.get("kept_step", found["steps"])),
                 ]
             )
-        note = "Entropy of generated labels in nats a pixel."
+        note = (
+            "Entropy of generated labels, and NLL of p(y given x) on val while training ran, in nats a pixel: where "
+            "the last is well above the lowest, the generator has begun to memorise its labels."
+        )
         return ["## Generators", "", note, "", *_table(head, rows)] if rows else []
 
     def images(self) -> list[str]:
@@ -296,6 +301,14 @@ class _Page:
         """Of a list a class, over classes, sensors and students."""
         values = [table[sensor][key] for table in self.tables[arm] for sensor in self.study.groups]
         return float(np.nanmean(np.array(values, dtype=np.float64)))
+
+
+def _turn(curve: Sequence[Mapping[str, float]]) -> list[str]:
+    """The lowest NLL on val with its step, and the last; dashes where none was looked at."""
+    if not curve:
+        return ["–", "–"]
+    best = min(curve, key=lambda row: row["val_nll"])
+    return [f"{_fixed(best['val_nll'], 3)} ({best['step']:.0f})", _fixed(curve[-1]["val_nll"], 3)]
 
 
 def _open_cells(everything: Sequence[Cell], records: Records) -> list[str]:

@@ -55,6 +55,8 @@ _OURS = {
     "share_label_clean": 0.05,
 }
 _WIDE = {"widths": (96, 144, 192)}
+# p(y | x) of val is at its best long before the samples are: the weights of that step, and no long wait after it.
+_KEPT = {"keep": "best", "validate_every": 350, "patience": 4}
 # What a generator could be changed in, one thing at a time and some together: tier search compares them on val.
 CANDIDATES = {
     "base": Generator(_PLAIN, True),
@@ -69,12 +71,17 @@ CANDIDATES = {
     "unlabelled-25": Generator(_PLAIN, True, train={"unlabelled_share": 0.25}),
     "more-labels-dropout": Generator(_OURS, True, {"dropout": 0.1}),
     "together": Generator(_OURS, True, {**_WIDE, "dropout": 0.1, "attention": True}, {"batch_size": 64}),
+    "kept": Generator(_OURS, True, train=_KEPT),
+    "kept-dropout": Generator(_OURS, True, {"dropout": 0.1}, _KEPT),
+    "kept-half-rate": Generator(_OURS, True, train={**_KEPT, "learning_rate": 5e-4}),
 }
 GENERATORS = {
     "paper": Generator(_PAPER),
     "jointnet": Generator({**_PAPER, "label_loss": "mse", "b": 1.0}),
     "labelled": Generator(_OURS),
     "unlabelled": Generator(_OURS, unlabelled=True),
+    "labelled-kept": Generator(_OURS, train=_KEPT),
+    "unlabelled-kept": Generator(_OURS, True, train=_KEPT),
     # Parts taken away, and the sweep of b.
     "unlabelled-mse": Generator({**_OURS, "label_loss": "mse"}, unlabelled=True),
     **{f"unlabelled-b{b:g}": Generator({**_OURS, "b": b}, unlabelled=True) for b in (0.1, 0.3, 1.0)},
@@ -165,13 +172,21 @@ ABLATIONS = {
         student={"ce_weight": 0.0, "dice_weight": 0.0},
     ),
 }
+# Ours, with the generator at its lowest NLL on val.
+KEPT = {
+    f"{name}-kept": replace(
+        arm, what=f"{arm.what}; the generator at its lowest NLL on val", generator=f"{arm.generator}-kept"
+    )
+    for name, arm in ARMS.items()
+    if name in ("ours-labelled", "relabel", "ours")
+}
 # Steps and settings that a search compares on val.
 SEARCHED = {
     f"{name}-{steps}-steps": replace(arm, what=f"{arm.what}; {steps} steps", steps=steps)
     for name, arm in (("real", ARMS["real"]),)
     for steps in (1000, 3000)
 }
-ALL_ARMS = {**ARMS, **ABLATIONS, **SEARCHED}
+ALL_ARMS = {**ARMS, **ABLATIONS, **KEPT, **SEARCHED}
 
 
 @dataclass(frozen=True)
@@ -208,8 +223,13 @@ class Tier:
         return _changed(self.network, GENERATORS[kind].network)
 
     def train_of(self, kind: str, seed: int) -> TrainConfig:
-        own = {**GENERATORS[kind].train, "seed": seed}
-        return _changed(self.train, own if GENERATORS[kind].unlabelled else {**own, "unlabelled_share": 0.0})
+        generator = GENERATORS[kind]
+        own = {**generator.train, "seed": seed}
+        if not generator.unlabelled:
+            own["unlabelled_share"] = 0.0
+        if not generator.labels_images:
+            own["validate_every"] = None
+        return _changed(self.train, own)
 
     def students_of(self, arm: Arm) -> StudentsConfig:
         return _changed(self.students, {"steps": arm.steps or self.students.steps})
@@ -235,7 +255,7 @@ _HEADLINE = Tier(
     tiles=TilesConfig(size_px=64),
     num_labelled=200,
     network=NetworkConfig(),
-    train=TrainConfig(steps=5600, checkpoint_every=700, log_every=100),
+    train=TrainConfig(steps=5600, checkpoint_every=700, validate_every=700, log_every=100),
     sampler=SamplerConfig(steps=20, micro_batch=64),
     num_generated=1600,  # four times the labelled pairs of both sensors
     evaluations=8,
@@ -252,7 +272,7 @@ TIERS = {
         seeds=(100,),
         arms=tuple(SEARCHED),
         generators=tuple(f"try-{name}" for name in CANDIDATES),
-        train=TrainConfig(steps=4000, checkpoint_every=1000, log_every=100),
+        train=TrainConfig(steps=4000, checkpoint_every=1000, validate_every=1000, log_every=100),
         reads_test=False,
     ),
     # A quarter of the labels of tier headline: where labels are scarce, do soft labels pay?
@@ -260,10 +280,10 @@ TIERS = {
         _HEADLINE,
         num_labelled=50,
         architectures=_HEADLINE.architectures[:1],
-        arms=("real", "selftrain", "real-all"),
+        arms=("real", "hard", "dakter", "selftrain", *KEPT, "real-all"),
     ),
     "ablation": replace(
-        _HEADLINE, architectures=_HEADLINE.architectures[:1], arms=("real", "dakter", "ours", *ABLATIONS)
+        _HEADLINE, architectures=_HEADLINE.architectures[:1], arms=("real", "dakter", "ours", *ABLATIONS, *KEPT)
     ),
     "sim": replace(
         _HEADLINE,
@@ -287,7 +307,7 @@ TIERS = {
         arms=tuple(name for name in ARMS if name != "real-all"),
         tiles=TilesConfig(size_px=256),
         network=NetworkConfig(widths=(128, 192, 256, 384), blocks=(2, 2, 2, 2), unshuffle=2, attention=True),
-        train=TrainConfig(steps=100_000, checkpoint_every=2000, log_every=500),
+        train=TrainConfig(steps=100_000, checkpoint_every=2000, validate_every=2000, log_every=500),
         students=StudentsConfig(steps=10_000, evaluate_every=500, precision="bf16"),
         architectures=(("Unet", "resnet34"), ("DeepLabV3Plus", "resnet34"), ("Segformer", "mit_b2")),
     ),
@@ -306,7 +326,16 @@ TIERS = {
         tiles=TilesConfig(size_px=32),
         num_labelled=8,
         network=NetworkConfig(widths=(8, 16), blocks=(1, 1)),
-        train=TrainConfig(steps=6, batch_size=4, warmup_steps=2, checkpoint_every=3, log_every=2, precision="fp32"),
+        train=TrainConfig(
+            steps=6,
+            batch_size=4,
+            warmup_steps=2,
+            checkpoint_every=3,
+            validate_every=3,
+            validate_evaluations=1,
+            log_every=2,
+            precision="fp32",
+        ),
         sampler=SamplerConfig(steps=2, micro_batch=4, precision="fp32"),
         num_generated=8,
         evaluations=1,

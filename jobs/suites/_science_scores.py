@@ -9,7 +9,6 @@ import numpy as np
 from dakter.data.tiles import Split, TileCorpus, read_test
 from dakter.evaluate.packed import pack, pack_array
 from dakter.evaluate.scores import Predict, Scores, score, temperature_on
-from dakter.metrics import miou
 
 _CHUNK = 64
 _TEMPERATURE_PIXELS = 200_000
@@ -19,13 +18,6 @@ def described(corpus: TileCorpus) -> dict[str, Any]:
     """Groups of near-duplicates and sensors of the test images, in the order of every packed score."""
     test = read_test(corpus)
     return {"groups": pack_array(test.groups), "sensors": pack_array(test.sensors), "num_images": len(test.images)}
-
-
-def looked_at(predict: Predict, split: Split, num_classes: int) -> dict[str, float]:
-    """mIoU and NLL a pixel of all sensors together: a point of a curve that steers."""
-    found = score(predict, split.images, split.labels, num_classes=num_classes, temperature=1.0, chunk=_CHUNK)
-    nll, _, pixels = found.proper.sum(axis=0)
-    return {"miou": miou(found.confusions.sum(axis=0)), "nll": float(nll / pixels)}
 
 
 def scored(predict: Predict, corpus: TileCorpus, *, reads_test: bool) -> dict[str, Any]:

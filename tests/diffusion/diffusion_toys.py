@@ -15,7 +15,7 @@ from dakter.diffusion.fit import FitResult, TrainConfig, fit
 from dakter.diffusion.network import JointUNet, NetworkConfig
 from dakter.diffusion.pipeline import JointDiffusionPipeline
 from dakter.diffusion.schedule import DiffusionConfig, alpha_sigma
-from dakter.schema import SOS
+from dakter.schema import IGNORE, SOS
 
 TINY = NetworkConfig(widths=(8, 16), blocks=(1, 1), attention=True)
 TRAIN = TrainConfig(
@@ -24,15 +24,17 @@ TRAIN = TrainConfig(
 
 
 def toy_data(unlabelled: bool = True, size: int = 16) -> TrainingData:
-    """Dark squares (oil) on a brighter, slightly noisy sea; the unlabelled images are mere noise."""
+    """Dark squares (oil) on a brighter, slightly noisy sea; the unlabelled images are mere noise; val mirrors three."""
     draws = np.random.default_rng(3)
     images = draws.integers(160, 200, (7, 1, size, size), dtype=np.uint8)
     labels = np.zeros((7, size, size), np.uint8)
     for label, (row, column) in zip(labels, draws.integers(0, size - 6, (7, 2)), strict=True):
         label[row : row + 6, column : column + 5] = 1
     images[:, 0][labels == 1] //= 4
+    val_labels = labels[:3, ::-1].copy()
+    val_labels[0, :2] = IGNORE
     more = draws.integers(0, 255, (5, 1, size, size), dtype=np.uint8) if unlabelled else None
-    return TrainingData(images, labels, more, SOS, (0.0, 255.0), ("vv",), 0.4)
+    return TrainingData(images, labels, more, SOS, (0.0, 255.0), ("vv",), 0.4, images[:3, :, ::-1].copy(), val_labels)
 
 
 def run_fit(train: TrainConfig = TRAIN, **changes: Any) -> FitResult:

@@ -114,14 +114,21 @@ def test_learning_rate_warms_up_and_decays() -> None:
     assert all(a > b for a, b in pairwise(rates[2:]))
 
 
+_UNEVEN = TRAIN.model_copy(update={"steps": 4, "batch_size": 5, "validate_every": 2, "keep": "best"})
+
+
+def _curve(result: FitResult) -> torch.Tensor:
+    return torch.tensor([list(row.values()) for row in result.curve], dtype=torch.float64)
+
+
 def _train_rank(rank: int, world: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     calls: list[int] = []
-    train = TRAIN.model_copy(update={"steps": 4, "batch_size": 5})
-    result = run_fit(train, on_checkpoint=lambda path, metrics: calls.append(len(list(path.iterdir()))))
+    result = run_fit(_UNEVEN, on_checkpoint=lambda path, metrics: calls.append(len(list(path.iterdir()))))
     losses = torch.tensor(_losses(result), dtype=torch.float64)
-    save_file({**_weights(result), "losses": losses, "calls": torch.tensor(calls)}, f"{folder}/{rank}.safetensors")
+    more = {"losses": losses, "curve": _curve(result), "calls": torch.tensor(calls)}
+    save_file({**_weights(result), **more}, f"{folder}/{rank}.safetensors")
     dist.destroy_process_group()
 
 
@@ -138,10 +145,13 @@ def test_two_workers_train_as_one_though_their_rows_are_uneven(tmp_path: Path, m
     finally:
         second_rank.kill()
     first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
-    alone = run_fit(TRAIN.model_copy(update={"steps": 4, "batch_size": 5}))
-    assert (first.pop("calls").tolist(), second.pop("calls").tolist()) == ([4, 4], [0, 0])
+    alone = run_fit(_UNEVEN)
+    assert (first.pop("calls").tolist(), second.pop("calls").tolist()) == ([5, 5], [0, 0])
     assert torch.allclose(first.pop("losses"), torch.tensor(_losses(alone), dtype=torch.float64), rtol=1e-4)
     second.pop("losses")
+    curve = first.pop("curve")
+    assert torch.equal(curve, second.pop("curve")), "every rank chooses by the same figures"
+    assert torch.allclose(curve, _curve(alone), rtol=1e-3)
     for name, value in _weights(alone).items():
         assert torch.equal(first[name], second[name])
         assert torch.allclose(first[name], value, rtol=1e-3, atol=2e-4), name

@@ -139,3 +139,22 @@ def test_the_model_records_where_it_came_from(tiny_tiles: str, tmp_path: Path) -
     assert record["identity"]["train"]["steps"] == wanted.train.steps
     assert 0 < record["b"] < 1
     assert config.differences(train.identity(wanted, tiles_digest), record["identity"]) == []
+
+
+def test_the_model_is_that_of_the_best_look_at_val(tiny_tiles: str, tmp_path: Path) -> None:
+    import mlflow
+
+    kept = {"train__validate_every": 10, "train__keep": "best", "train__patience": 1, "train__learning_rate": 0.03}
+    wanted = settings(tiny_tiles, tmp_path, **kept, ray__train_workers=2)
+    figures = train.run(wanted, Stop())
+    record = open_model(str(tmp_path / "model")).record
+    steps = [row["step"] for row in record["curve"]]
+    best = min(record["curve"], key=lambda row: row["val_nll"])
+    assert steps == list(range(10, figures["num_steps"] + 1, 10))
+    assert figures["kept_step"] == record["kept_step"] == best["step"]
+    assert (best["step"] == steps[-1]) == (steps[-1] == wanted.train.steps), "it ends a look after the best"
+    run = mlflow.MlflowClient(wanted.tracking.uri).search_runs(["0", "1"], order_by=["attributes.start_time DESC"])[0]
+    told = mlflow.MlflowClient(wanted.tracking.uri).get_metric_history(run.info.run_id, "val_nll")
+    assert [(point.step, point.value) for point in told] == [(row["step"], row["val_nll"]) for row in record["curve"]]
+    with pytest.raises(ConflictError, match=r"train\.keep"):
+        train.run(settings(tiny_tiles, tmp_path), Stop())

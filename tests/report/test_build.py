@@ -43,6 +43,14 @@ def test_page_names_gain_decision_and_interval(full: tuple[str, dict[str, Any]])
     assert "3 near-duplicate pairs cross the splits" in text
 
 
+def test_page_shows_when_the_generator_began_to_memorise(full: tuple[str, dict[str, Any]]) -> None:
+    text = words(full[0])
+    assert re.search(r"for 5.600 steps; its weights are those after step 2.000, where the NLL on val was", text)
+    assert "NLL of p(y given x), nats a pixel" in full[0]
+    without = dataclasses.replace(full_inputs(), training_curve=())
+    assert "NLL of p(y given x), nats a pixel" not in build(without)[0]
+
+
 def test_facts_hold_what_was_asked(full: tuple[str, dict[str, Any]]) -> None:
     facts = full[1]
     assert json.loads(json.dumps(facts, allow_nan=False)) == facts

@@ -1,0 +1,142 @@
+"""Looks at p(y | x) of the averaged weights while training runs: the curve that shows when a model begins to memorise.
+
+With few labels the score on training images rises to the end, while that on val turns: p(y | x) grows too sure. The
+turn comes long before samples are at their best, so it is measured and not guessed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from dakter.diffusion.batch import TrainingData
+from dakter.diffusion.pipeline import JointDiffusionPipeline
+from dakter.diffusion.sampler import SamplerConfig
+from dakter.diffusion.schedule import DiffusionConfig
+from dakter.diffusion.train_config import TrainConfig
+from dakter.errors import ConfigError
+from dakter.metrics import confusion_matrix, miou
+from dakter.schema import IGNORE, to_model
+
+# What float32 can tell from 0 beside 1, so that a confident error costs 16.1 nats and not infinity.
+_FLOOR = 1e-7
+_CHUNK = 64
+
+
+class Validation:
+    """The looks at one training run, and the weights at the best of them.
+
+    Attributes:
+        curve: a row a look, oldest first: ``step`` and, for ``val`` and for as many labelled images of ``train``,
+            ``<split>_nll`` in nats a labelled pixel and ``<split>_miou`` in [0, 1].
+        best: averaged weights by name, on the CPU, at the look of the lowest ``val_nll``; empty before the first
+            look, and always with ``train.keep`` last.
+
+    Raises:
+        ConfigError: looks are asked for, and the model will not know p(y | x), or train or val has no labelled pixel.
+    """
+
+    def __init__(self, train: TrainConfig, diffusion: DiffusionConfig, data: TrainingData):
+        self._train, self._num_classes = train, len(data.class_table)
+        self.curve: list[dict[str, float]] = []
+        self.best: dict[str, torch.Tensor] = {}
+        every = train.validate_every
+        if every is None:
+            return
+        if diffusion.mode != "independent":
+            raise ConfigError(
+                f"train.validate_every is {every} with diffusion.mode {diffusion.mode}; expected mode independent, "
+                "without which there is no p(y | x) to look at: set train.validate_every to null, or change the mode"
+            )
+        val = _labelled(data.val_images, data.val_labels)
+        seen = _labelled(data.images, data.labels, most=len(val[0]))
+        self._splits = {"val": val, "train": seen}
+        for name, (images, _) in self._splits.items():
+            if not len(images):
+                raise ConfigError(
+                    f"train.validate_every is {every}, and no {name} image has a labelled pixel; expected some: "
+                    "prepare tiles with a labelled train and val split, or set train.validate_every to null"
+                )
+
+    def due(self, step: int) -> bool:
+        """Whether to look after ``step`` steps: every ``validate_every`` of them, and at the end."""
+        every = self._train.validate_every
+        return every is not None and (step % every == 0 or step == self._train.steps)
+
+    def look(
+        self,
+        pipeline: JointDiffusionPipeline,
+        step: int,
+        rank: int,
+        world: int,
+        over_ranks: Callable[[torch.Tensor], torch.Tensor],
+    ) -> dict[str, float]:
+        """Score the averaged weights and keep them if they are the best; the row that joins ``curve``.
+
+        Every rank scores every world-th image; ``over_ranks`` adds up float64 tensors, so that all ranks know the same.
+        """
+        row: dict[str, float] = {"step": step}
+        for split, (images, labels) in self._splits.items():
+            own = np.arange(rank, len(images), world)
+            nll, pixels, confusion = _totals(over_ranks(self._sums(pipeline, images, labels, own)))
+            row |= {f"{split}_nll": nll / pixels, f"{split}_miou": miou(confusion)}
+        if self._train.keep == "best" and row["val_nll"] < min((r["val_nll"] for r in self.curve), default=math.inf):
+            self.best = {name: value.detach().cpu().clone() for name, value in pipeline.unet.state_dict().items()}
+        self.curve.append(row)
+        return row
+
+    @property
+    def best_step(self) -> int | None:
+        """Steps done at the lowest ``val_nll`` so far, the first of equals; None before the first look."""
+        return int(min(self.curve, key=lambda row: row["val_nll"])["step"]) if self.curve else None
+
+    def ended(self, step: int) -> bool:
+        """Whether training is over: all steps are done, or ``patience`` looks in a row were none the better."""
+        if step >= self._train.steps:
+            return True
+        best, patience = self.best_step, self._train.patience
+        return patience is not None and best is not None and sum(row["step"] > best for row in self.curve) >= patience
+
+    def _sums(
+        self, pipeline: JointDiffusionPipeline, images: np.ndarray, labels: np.ndarray, own: np.ndarray
+    ) -> torch.Tensor:
+        """NLL, labelled pixels and confusion matrix of the images numbered ``own``, float64 ``(2 + K * K,)``."""
+        nll, pixels, confusion = 0.0, 0, np.zeros((self._num_classes, self._num_classes), np.int64)
+        sampler = SamplerConfig(micro_batch=_CHUNK, precision=self._train.precision)
+        for start in range(0, len(own), _CHUNK):
+            at = own[start : start + _CHUNK]
+            soft = pipeline.label(
+                to_model(images[at]),
+                evaluations=self._train.validate_evaluations,
+                seed=self._train.seed,
+                indices=at,
+                sampler=sampler,
+            ).numpy()
+            soft = soft / soft.sum(axis=1, keepdims=True)
+            true = labels[at]
+            known = true != IGNORE
+            index = np.where(known, true, 0).astype(np.int64)[:, None]
+            of_label = np.take_along_axis(soft, index, axis=1)[:, 0].astype(np.float64)
+            nll -= float(np.log(np.maximum(of_label, _FLOOR))[known].sum())
+            pixels += int(known.sum())
+            confusion += confusion_matrix(true, soft.argmax(axis=1), self._num_classes)
+        return torch.tensor([nll, pixels, *confusion.ravel().tolist()], dtype=torch.float64)
+
+
+def _labelled(
+    images: np.ndarray | None, labels: np.ndarray | None, most: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The first ``most`` images with a labelled pixel, and their labels."""
+    if images is None or labels is None:
+        return np.empty(0), np.empty(0)
+    chosen = np.flatnonzero((labels != IGNORE).any(axis=(1, 2)))[:most]
+    return images[chosen], labels[chosen]
+
+
+def _totals(sums: torch.Tensor) -> tuple[float, float, np.ndarray]:
+    num_classes = math.isqrt(len(sums) - 2)
+    counts = sums[2:].numpy().astype(np.int64).reshape(num_classes, num_classes)
+    return float(sums[0]), float(sums[1]), counts
