@@ -28,7 +28,10 @@ class TrainConfig(Config):
     checkpoint_every: int = setting(500, "steps between checkpoints", unit="steps", ge=1)
     log_every: int = setting(50, "steps between log records, each the mean over them", unit="steps", ge=1)
     validate_every: int | None = setting(
-        None, "steps between looks at p(y | x) on val; one more is at the end; null: none", unit="steps", ge=1
+        None,
+        "steps between looks at p(y | x) on val, and one at the end; needs diffusion.mode independent; null: none",
+        unit="steps",
+        ge=1,
     )
     validate_evaluations: int = setting(8, "network evaluations averaged into p(y | x) at such a look", ge=1)
     keep: Literal["last", "best"] = setting(

@@ -35,22 +35,24 @@ class Validation:
         best: averaged weights by name, on the CPU, at the look of the lowest ``val_nll``; empty before the first
             look, and always with ``train.keep`` last.
 
+    A model of ``diffusion.mode`` joint does not know p(y | x), and there are no looks at it.
+
     Raises:
-        ConfigError: looks are asked for, and the model will not know p(y | x), or train or val has no labelled pixel.
+        ConfigError: train or val has no labelled pixel to look at, or looks are to choose and the mode is joint.
     """
 
     def __init__(self, train: TrainConfig, diffusion: DiffusionConfig, data: TrainingData):
         self._train, self._num_classes = train, len(data.class_table)
         self.curve: list[dict[str, float]] = []
         self.best: dict[str, torch.Tensor] = {}
-        every = train.validate_every
+        self._every = every = train.validate_every if diffusion.mode == "independent" else None
         if every is None:
+            if train.keep == "best":
+                raise ConfigError(
+                    f"train.keep is best with diffusion.mode {diffusion.mode}; expected mode independent, without "
+                    "which there is no p(y | x) to choose by: set train.keep to last and train.patience to null"
+                )
             return
-        if diffusion.mode != "independent":
-            raise ConfigError(
-                f"train.validate_every is {every} with diffusion.mode {diffusion.mode}; expected mode independent, "
-                "without which there is no p(y | x) to look at: set train.validate_every to null, or change the mode"
-            )
         val = _labelled(data.val_images, data.val_labels)
         seen = _labelled(data.images, data.labels, most=len(val[0]))
         self._splits = {"val": val, "train": seen}
@@ -63,8 +65,7 @@ class Validation:
 
     def due(self, step: int) -> bool:
         """Whether to look after ``step`` steps: every ``validate_every`` of them, and at the end."""
-        every = self._train.validate_every
-        return every is not None and (step % every == 0 or step == self._train.steps)
+        return self._every is not None and (step % self._every == 0 or step == self._train.steps)
 
     def look(
         self,
@@ -105,7 +106,6 @@ class Validation:
     ) -> torch.Tensor:
         """NLL, labelled pixels and confusion matrix of the images numbered ``own``, float64 ``(2 + K * K,)``."""
         nll, pixels, confusion = 0.0, 0, np.zeros((self._num_classes, self._num_classes), np.int64)
-        sampler = SamplerConfig(micro_batch=_CHUNK, precision=self._train.precision)
         for start in range(0, len(own), _CHUNK):
             at = own[start : start + _CHUNK]
             soft = pipeline.label(
@@ -113,7 +113,7 @@ class Validation:
                 evaluations=self._train.validate_evaluations,
                 seed=self._train.seed,
                 indices=at,
-                sampler=sampler,
+                sampler=SamplerConfig(micro_batch=len(at), precision=self._train.precision),  # unpadded
             ).numpy()
             soft = soft / soft.sum(axis=1, keepdims=True)
             true = labels[at]

@@ -223,13 +223,8 @@ class Tier:
         return _changed(self.network, GENERATORS[kind].network)
 
     def train_of(self, kind: str, seed: int) -> TrainConfig:
-        generator = GENERATORS[kind]
-        own = {**generator.train, "seed": seed}
-        if not generator.unlabelled:
-            own["unlabelled_share"] = 0.0
-        if not generator.labels_images:
-            own["validate_every"] = None
-        return _changed(self.train, own)
+        own = {**GENERATORS[kind].train, "seed": seed}
+        return _changed(self.train, own if GENERATORS[kind].unlabelled else {**own, "unlabelled_share": 0.0})
 
     def students_of(self, arm: Arm) -> StudentsConfig:
         return _changed(self.students, {"steps": arm.steps or self.students.steps})

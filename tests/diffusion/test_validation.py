@@ -128,8 +128,10 @@ def test_settings_that_do_not_fit_are_refused(settings: dict[str, object], messa
 def test_looks_without_anything_to_look_at_are_refused() -> None:
     data = toy_data()
     assert data.val_labels is not None
-    with pytest.raises(ConfigError, match=r"mode joint; expected mode independent"):
-        run_fit(LOOKS, diffusion=DiffusionConfig(mode="joint"), data=toy_data(unlabelled=False))
+    joint = {"diffusion": DiffusionConfig(mode="joint"), "data": toy_data(unlabelled=False)}
+    assert run_fit(LOOKS, **joint).curve == []
+    with pytest.raises(ConfigError, match=r"keep is best with diffusion\.mode joint; expected mode independent"):
+        run_fit(BEST, **joint)
     for nothing in (None, np.full_like(data.val_labels, IGNORE)):
         with pytest.raises(ConfigError, match="no val image has a labelled pixel"):
             run_fit(LOOKS, data=replace(data, val_labels=nothing))

@@ -53,18 +53,28 @@ def test_a_gpu_preset_takes_two_steps_on_a_cpu(name: str, tmp_path: Path) -> Non
     settings = _cli.resolve(
         pipeline.PipelineSettings,
         preset=name,
-        overrides={"train.steps": 2, "train.batch_size": 2, "train.warmup_steps": 1, "train.log_every": 1},
+        overrides={
+            "train.steps": 2,
+            "train.batch_size": 2,
+            "train.warmup_steps": 1,
+            "train.log_every": 1,
+            "train.validate_evaluations": 1,
+        },
     )
     table, size = (OSD if settings.data.source == "osd" else SOS), settings.tiles.size_px
     rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (4, 1, size, size), dtype=np.uint8)
+    labels = rng.integers(0, len(table), (4, size, size), dtype=np.uint8)
     data = TrainingData(
-        images=rng.integers(0, 256, (4, 1, size, size), dtype=np.uint8),
-        labels=rng.integers(0, len(table), (4, size, size), dtype=np.uint8),
+        images=images,
+        labels=labels,
         unlabelled=None,
         class_table=table,
         value_range=(0.0, 255.0),
         bands=("VV",),
         b=0.4,
+        val_images=images[:1],
+        val_labels=labels[:1],
     )
     result = fit(
         settings.network,

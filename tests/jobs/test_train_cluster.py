@@ -59,7 +59,7 @@ def expected(tiles: str, steps: int) -> dict[str, torch.Tensor]:
         settings.network,
         settings.diffusion,
         settings.train,
-        train.training_data(TileCorpus.open(tiles), settings.diffusion),
+        train.training_data(TileCorpus.open(tiles), settings.diffusion, with_val=True),
         resume=None,
         on_checkpoint=lambda folder, metrics: None,
         on_log=lambda step, record: None,
