@@ -29,15 +29,8 @@ from dakter.rng import derive_seed
 from dakter.students import search, store
 from dakter.students.models import StudentConfig
 from dakter.students.search import Arm, SweepConfig
-from dakter.students.train import (
-    Evaluation,
-    FitResult,
-    LabelledArrays,
-    StudentsConfig,
-    SyntheticStream,
-    array_stream,
-    fit,
-)
+from dakter.students.streams import SyntheticStream, array_stream
+from dakter.students.train import Evaluation, FitResult, LabelledArrays, StudentsConfig, fit
 from jobs._cli import Stop
 from jobs._context import RunContext, enter
 from jobs._ray import RayConfig, ResourceDeadline

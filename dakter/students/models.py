@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
+from pydantic import model_validator
 from torch import nn
 
 from dakter.config import Config, setting
@@ -30,6 +31,31 @@ class StudentConfig(Config):
     kd_weight: float = setting(1.0, "weight of the cross-entropy on generated soft labels", ge=0)
     temperature: float = setting(1.0, "T in q^(1/T), renormalised, of generated soft labels", gt=0)
     synthetic_share: float = setting(0.0, "share of generated samples in a batch", ge=0, lt=1)
+    final_share: float | None = setting(
+        None, "that share at the last step, to which it falls in a straight line; null: it stays", ge=0, lt=1
+    )
+    confidence_gamma: float = setting(
+        0.0, "exponent of the certainty by which pixels of generated soft labels are weighed; 0: all alike", ge=0
+    )
+    consistency_weight: float = setting(
+        0.0, "weight of the distance of the predictions for two views of a generated sample; 0: one view", ge=0
+    )
+
+    @model_validator(mode="after")
+    def _falls(self) -> StudentConfig:
+        if self.final_share is not None and self.final_share > self.synthetic_share:
+            raise ValueError(f"final_share {self.final_share} to be at most synthetic_share {self.synthetic_share}")
+        return self
+
+    def dump(self) -> dict[str, Any]:
+        """As ``Config.dump``, without the later settings that have their defaults: see ``LATER_SETTINGS``."""
+        default = {name: type(self).model_fields[name].default for name in LATER_SETTINGS}
+        return {key: value for key, value in super().dump().items() if key not in default or value != default[key]}
+
+
+# Settings of a student that came when students and records had been made. They are off by default and left out of
+# what is written then, so that digests, identities and whatever is compared with them stay as they were.
+LATER_SETTINGS = ("final_share", "confidence_gamma", "consistency_weight")
 
 
 def build(student: StudentConfig, bands: int, num_classes: int) -> nn.Module:

@@ -2,14 +2,15 @@
 
 Equal for all arms: steps, batch size, augmentation, learning-rate schedule, and which checkpoint is kept (the one
 with the best val mIoU of all evaluations). A batch has ``batch_size`` rows; ``synthetic_share`` of them are generated
-and the others real, so an arm without generated data sees *more* real rows in its steps, never fewer.
+and the others real, so an arm without generated data sees *more* real rows in its steps, never fewer. The share may
+fall during training (``final_share``); the rows of a batch stay as many.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,12 +23,10 @@ from dakter.captured import Captured
 from dakter.config import Config, setting
 from dakter.errors import ConfigError, DataError, Stopped
 from dakter.schema import check_images, check_labels, soft_from_stored, to_model
-from dakter.students.augment import AugmentConfig, augment
-from dakter.students.losses import cross_entropy, one_hot, soft_dice, temper
+from dakter.students.augment import AugmentConfig, augment, second_view
+from dakter.students.losses import confidence, consistency, cross_entropy, one_hot, soft_dice, temper
 from dakter.students.models import StudentConfig, build, predict
-
-# (step, count) -> images stored (count, C, H, W), soft labels stored uint8 (count, K, H, W); a pure function.
-SyntheticStream = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
+from dakter.students.streams import Order, SyntheticStream, spread
 
 
 class StudentsConfig(Config):
@@ -104,69 +103,28 @@ class FitResult:
     epochs: float
 
 
-def rows_of_batch(student: StudentConfig, common: StudentsConfig, with_synthetic: bool) -> tuple[int, int]:
-    """(real rows, generated rows) of every batch; at least one of each when there is generated data."""
+def share_at(student: StudentConfig, common: StudentsConfig, step: int) -> float:
+    """Share of generated rows at ``step`` (0-based): ``synthetic_share`` at the first, ``final_share`` at the last."""
+    if student.final_share is None:
+        return student.synthetic_share
+    done = step / max(1, common.steps - 1)
+    return student.synthetic_share + (student.final_share - student.synthetic_share) * done
+
+
+def rows_of_batch(
+    student: StudentConfig, common: StudentsConfig, with_synthetic: bool, step: int = 0
+) -> tuple[int, int]:
+    """(real rows, generated rows) of the batch of a step; at least one real row.
+
+    When there is generated data also at least one generated row, unless their share falls: then it may come to none.
+    """
     if not with_synthetic:
         return common.batch_size, 0
     if student.synthetic_share == 0.0:
         return common.batch_size, 0
-    synthetic = min(common.batch_size - 1, max(1, round(common.batch_size * student.synthetic_share)))
+    least = 1 if student.final_share is None else 0
+    synthetic = min(common.batch_size - 1, max(least, round(common.batch_size * share_at(student, common, step))))
     return common.batch_size - synthetic, synthetic
-
-
-def array_stream(images: np.ndarray, soft: np.ndarray, seed: int, name: str = "students/synthetic") -> SyntheticStream:
-    """A stream over pairs in memory: every one once an epoch, in an order drawn from (seed, ``name``, epoch)."""
-    order = _Order(len(images), seed, name)
-
-    def draw(step: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        chosen = order(step * count, count)
-        return images[chosen], soft[chosen]
-
-    return draw
-
-
-def mixed_stream(parts: Sequence[tuple[SyntheticStream, float]]) -> SyntheticStream:
-    """A stream whose every batch holds rows of several streams, in proportion to their weights.
-
-    Args:
-        parts: streams with weights above 0, e.g. generated pairs and real images that a model labelled. Of ``count``
-            rows each gets its share, rounded so that they add up; the rows of one stream stand together.
-
-    Raises:
-        ConfigError: no stream, or a weight that is not above 0.
-    """
-    weights = np.array([weight for _, weight in parts], dtype=np.float64)
-    if not len(parts) or not (weights > 0).all():
-        raise ConfigError(f"weights of a mixed stream are {weights.tolist()}; expected at least one, each above 0")
-    shares = np.cumsum(weights) / weights.sum()
-
-    def draw(step: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        ends = np.rint(shares * count).astype(int)
-        counts = np.diff(ends, prepend=0)
-        drawn = [stream(step, int(rows)) for (stream, _), rows in zip(parts, counts, strict=True) if rows]
-        images, soft = zip(*drawn, strict=True)
-        return np.concatenate(images), np.concatenate(soft)
-
-    return draw
-
-
-class _Order:
-    """Sample indices of an endless walk through shuffled epochs; a pure function of the position."""
-
-    def __init__(self, count: int, seed: int, stream: str):
-        self._count, self._seed, self._stream = count, seed, stream
-        self._epochs: dict[int, np.ndarray] = {}
-
-    def _epoch(self, epoch: int) -> np.ndarray:
-        if epoch not in self._epochs:
-            if len(self._epochs) > 4:
-                self._epochs.clear()
-            self._epochs[epoch] = rng.permutation(self._count, self._seed, self._stream, epoch)
-        return self._epochs[epoch]
-
-    def __call__(self, start: int, count: int) -> np.ndarray:
-        positions = [divmod(number, self._count) for number in range(start, start + count)]
-        return np.array([self._epoch(epoch)[at] for epoch, at in positions], dtype=np.int64)
 
 
 def learning_rate_factor(step: int, common: StudentsConfig) -> float:
@@ -267,9 +225,7 @@ def _train(
     device: str,
     begin: float,
 ) -> FitResult:
-    num_real, num_synthetic = rows_of_batch(student, common, synthetic is not None)
-    order = _Order(len(train.images), seed, "students/order")
-    weights = torch.tensor([student.ce_weight] * num_real + [student.kd_weight] * num_synthetic, device=device)
+    batches = _Batches(student, common, train, synthetic, num_classes, seed)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=student.learning_rate, weight_decay=student.weight_decay, fused=device != "cpu"
     )
@@ -279,12 +235,26 @@ def _train(
     losses: list[float] = []
     kind = torch.device(device).type
 
-    def differentiate(images: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def logits_of(images: torch.Tensor) -> torch.Tensor:
         with torch.autocast(kind, torch.bfloat16, enabled=common.precision == "bf16"):
-            logits = model(images)
-        loss = cross_entropy(logits, targets, weights)
+            return model(images)
+
+    def differentiate(
+        images: torch.Tensor,
+        targets: torch.Tensor,
+        row_weight: torch.Tensor,
+        soft_rows: torch.Tensor,
+        *second: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        logits = logits_of(images)
+        gamma = student.confidence_gamma
+        pixel_weight = confidence(targets, soft_rows, gamma) if gamma else None
+        loss = cross_entropy(logits, targets, row_weight, pixel_weight)
         if student.dice_weight:
-            loss = loss + student.dice_weight * soft_dice(logits, targets)
+            loss = loss + student.dice_weight * soft_dice(logits, targets, pixel_weight)
+        if second:
+            view, theta = second
+            loss = loss + student.consistency_weight * consistency(logits, logits_of(view), theta, soft_rows)
         torch.autograd.backward(loss)
         return loss.detach(), nn.utils.clip_grad_norm_(model.parameters(), common.max_grad_norm)
 
@@ -292,19 +262,12 @@ def _train(
     for step in range(common.steps):
         if should_stop():
             raise Stopped(f"student stopped at step {step} of {common.steps}; it starts over")
-        chosen = order(step * num_real, num_real)
-        images = to_model(train.images[chosen])
-        targets = one_hot(torch.from_numpy(train.labels[chosen].astype(np.int64)), num_classes)
-        if synthetic is not None and num_synthetic:
-            drawn, soft = synthetic(step, num_synthetic)
-            images = torch.cat([images, to_model(drawn)])
-            targets = torch.cat([targets, temper(soft_from_stored(soft), student.temperature)])
-        images, targets = augment(images, targets, common.augment, seed=seed, step=step)
+        batch = batches(step)
         for group in optimizer.param_groups:
             group["lr"] = student.learning_rate * learning_rate_factor(step, common)
         model.train()
         torch.manual_seed(rng.derive_seed(seed, "students/dropout", step))
-        loss, norm = gradients(images.to(device), targets.to(device))
+        loss, norm = gradients(*(part.to(device) for part in batch))
         # A step without finite gradients is skipped, as loss scalers do: a diverging trial scores low, not NaN.
         if torch.isfinite(norm):
             optimizer.step()
@@ -326,8 +289,53 @@ def _train(
         history,
         common.steps,
         time.monotonic() - begin,
-        common.steps * num_real / len(train.images),
+        batches.num_real_rows / len(train.images),
     )
+
+
+class _Batches:
+    """The batches of one student, on the CPU, in the order of the steps.
+
+    Attributes:
+        num_real_rows: rows of real pairs in all batches so far.
+    """
+
+    def __init__(
+        self,
+        student: StudentConfig,
+        common: StudentsConfig,
+        train: LabelledArrays,
+        synthetic: SyntheticStream | None,
+        num_classes: int,
+        seed: int,
+    ):
+        self._student, self._common, self._train, self._synthetic = student, common, train, synthetic
+        self._num_classes, self._seed = num_classes, seed
+        self._order = Order(len(train.images), seed, "students/order")
+        # What a stream is asked for at every step, so that it walks through its samples; some are not used later on.
+        self._most = rows_of_batch(student, common, synthetic is not None)[1]
+        self.num_real_rows = 0
+
+    def __call__(self, step: int) -> tuple[torch.Tensor, ...]:
+        """Images (B, C, H, W), targets (B, K, H, W), weights (B,), which rows are generated (B,) and, for the distance
+        of two views, the second view (B, C, H, W) and its geometry (B, 2, 3). Real rows come first.
+        """
+        student, common = self._student, self._common
+        num_real, num_synthetic = rows_of_batch(student, common, self._synthetic is not None, step)
+        chosen = self._order(self.num_real_rows, num_real)
+        self.num_real_rows += num_real
+        images = to_model(self._train.images[chosen])
+        targets = one_hot(torch.from_numpy(self._train.labels[chosen].astype(np.int64)), self._num_classes)
+        if self._synthetic is not None and num_synthetic:
+            drawn, soft = (part[spread(self._most, num_synthetic, step)] for part in self._synthetic(step, self._most))
+            images = torch.cat([images, to_model(drawn)])
+            targets = torch.cat([targets, temper(soft_from_stored(soft), student.temperature)])
+        images, targets = augment(images, targets, common.augment, seed=self._seed, step=step)
+        weights = torch.tensor([student.ce_weight] * num_real + [student.kd_weight] * num_synthetic)
+        batch = images, targets, weights, torch.arange(len(images)) >= num_real
+        if student.consistency_weight and self._most:
+            return *batch, *second_view(images, common.augment, seed=self._seed, step=step)
+        return batch
 
 
 def _evaluate(

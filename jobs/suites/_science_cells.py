@@ -30,6 +30,7 @@ from dakter.schema import soft_from_stored, soft_to_stored, to_model, to_stored
 from dakter.students import train as students
 from dakter.students.models import encode, num_parameters, predict
 from dakter.students.store import load_student, read_record, save_student
+from dakter.students.streams import SyntheticStream, array_stream, mixed_stream
 from jobs.suites._paced_sampler import entropy_nats
 from jobs.suites._science_images import BOUND, measured
 from jobs.suites._science_plan import (
@@ -295,16 +296,14 @@ class Workshop:
         _check_identity(place, student.record, own)
         return student.model
 
-    def _stream(
-        self, arm: Arm, architecture: tuple[str, str], labels: Labels, seed: int
-    ) -> students.SyntheticStream | None:
+    def _stream(self, arm: Arm, architecture: tuple[str, str], labels: Labels, seed: int) -> SyntheticStream | None:
         """What fills its batches beside real pairs, of as many sources as the arm has."""
-        parts: list[tuple[students.SyntheticStream, float]] = []
+        parts: list[tuple[SyntheticStream, float]] = []
         if arm.generated:
             assert arm.generator
             generated = self.pairs(arm.generator, labels, seed)
             soft = self._soft(arm.generated, generated, architecture, seed)
-            parts.append((students.array_stream(generated["image"], soft, seed), 1.0))
+            parts.append((array_stream(generated["image"], soft, seed), 1.0))
         if arm.real_unlabelled:
             images = self.corpus(labels, seed).read("unlabelled").images
             if arm.real_unlabelled == "teacher":
@@ -312,8 +311,8 @@ class Workshop:
             else:
                 assert arm.generator
                 soft = self.pairs(arm.generator, labels, seed)["unlabelled"]
-            parts.append((students.array_stream(images, soft, seed, "students/unlabelled"), 1.0))
-        return students.mixed_stream(parts) if parts else None
+            parts.append((array_stream(images, soft, seed, "students/unlabelled"), 1.0))
+        return mixed_stream(parts) if parts else None
 
     def _soft(
         self, kind: SoftLabel, generated: dict[str, np.ndarray], architecture: tuple[str, str], seed: int

@@ -163,6 +163,11 @@ ABLATIONS = {
         for labels in (100,)
     },
     "ours-all": replace(_FULL, what="ours with every label that exists", num_labelled=None),
+    "ours-confidence": replace(_FULL, what="ours, certain pixels weigh more", student={"confidence_gamma": 1.0}),
+    "ours-consistency": replace(_FULL, what="ours, two views must agree", student={"consistency_weight": 1.0}),
+    "ours-schedule": replace(
+        _FULL, what="ours, other rows fewer and fewer, at last none", student={"final_share": 0.0}
+    ),
     # One row of a batch stays real, since batches must hold one; its loss weighs nothing.
     "synthetic": Arm(
         "trained on generated pairs alone (train on synthetic, test on real)",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
-from dakter.students.augment import AugmentConfig, augment
+from dakter.students.augment import AugmentConfig, augment, second_view, warp
 from dakter.students.losses import labelled, one_hot
+from dakter.turns import NUM_TURNS, turn
 
 QUIET = AugmentConfig(zoom_share=0.0, gain=0.0, gamma=0.0)
 
@@ -68,3 +70,37 @@ def test_oblong_tiles_keep_their_shape() -> None:
     x, y = augment(images, targets, AugmentConfig(), seed=0, step=0)
     assert x.shape == images.shape
     assert y.shape == targets.shape
+
+
+def test_a_second_view_is_turned_like_its_geometry_says() -> None:
+    images, targets = _pair(1)
+    turns = {tuple(turn(images, which).flatten().tolist()): which for which in range(NUM_TURNS)}
+    seen = set()
+    for step in range(80):
+        view, theta = second_view(images, QUIET, seed=3, step=step)
+        which = turns[tuple(view.round().flatten().tolist())]
+        torch.testing.assert_close(view, turn(images, which), atol=1e-5, rtol=0)
+        torch.testing.assert_close(warp(targets, theta), turn(targets, which), atol=1e-5, rtol=0)
+        seen.add(which)
+    assert len(seen) == NUM_TURNS
+
+
+def test_a_second_view_is_cropped_within_the_image_and_repeats() -> None:
+    identity = torch.eye(2, 3)[None].expand(16, 2, 3)
+    places = F.affine_grid(identity, [16, 1, 12, 8], align_corners=False)  # (x, y) of every pixel
+    x = places[..., 0][:, None].contiguous()  # an image that tells where it is
+    config = AugmentConfig(zoom_share=1.0, zoom_max=3.0, gain=0.0, gamma=0.0)
+    view, theta = second_view(x, config, seed=0, step=4)
+    assert view.shape == x.shape
+    pointed = F.affine_grid(theta, [16, 1, 12, 8], align_corners=False)
+    assert float(pointed.abs().max()) < 1
+    inner = pointed[..., 0].clamp(-0.875, 0.875)[:, None]  # beyond the outermost centres the border goes on
+    torch.testing.assert_close(view, inner, atol=1e-5, rtol=0)
+    sizes = theta[:, 0, :2].norm(dim=1)
+    assert 1 / 3 < float(sizes.min()) < 0.6 < float(sizes.max()) < 1
+    again, _ = second_view(x[:3], config, seed=0, step=4)
+    assert torch.equal(view[:3], again)
+    assert not torch.equal(view, second_view(x, config, seed=0, step=5)[0])
+    bright, same = second_view(x, config.model_copy(update={"gain": 1.0}), seed=0, step=4)
+    assert torch.equal(same, theta)
+    assert not torch.equal(bright, view)

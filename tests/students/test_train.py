@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,19 +13,19 @@ import torch
 from dakter import metrics, rng
 from dakter.errors import ConfigError, DataError, Stopped
 from dakter.schema import IGNORE
-from dakter.students.augment import AugmentConfig
+from dakter.students.augment import AugmentConfig, warp
 from dakter.students.models import StudentConfig, predict
+from dakter.students.streams import SyntheticStream, array_stream, mixed_stream, spread
 from dakter.students.train import (
     Evaluation,
     FitResult,
     LabelledArrays,
     StudentsConfig,
-    SyntheticStream,
-    array_stream,
+    _Batches,
     fit,
     learning_rate_factor,
-    mixed_stream,
     rows_of_batch,
+    share_at,
 )
 
 STUDENT = StudentConfig(architecture="FPN", encoder="resnet18", learning_rate=3e-3)
@@ -100,6 +102,93 @@ def test_the_arms_differ_in_the_mix_alone() -> None:
     for share, expected in ((0.0, (8, 0)), (0.01, (7, 1)), (0.75, (2, 6)), (0.99, (1, 7))):
         assert rows_of_batch(STUDENT.model_copy(update={"synthetic_share": share}), COMMON, True) == expected
     assert rows_of_batch(STUDENT, COMMON, False) == (8, 0)
+
+
+SOFT = np.stack([255 - TRAIN.labels * 200 - 30, TRAIN.labels * 200 + 30], 1).astype(np.uint8)
+SHARED = STUDENT.model_copy(update={"synthetic_share": 0.75})
+
+
+def _weights(result: FitResult) -> torch.Tensor:
+    return torch.cat([value.flatten().double() for value in result.model.state_dict().values()])
+
+
+def _of(settings: dict[str, Any], steps: int = 3, soft: np.ndarray = SOFT, **more: Any) -> FitResult:
+    common = COMMON.model_copy(update={"steps": steps, "augment": AugmentConfig(zoom_share=0.0)})
+    stream = array_stream(TRAIN.images, soft, 0)
+    return _fit(SHARED.model_copy(update=settings), common, synthetic=stream, **more)
+
+
+def test_later_settings_change_a_student_only_where_they_are_on() -> None:
+    plain = _weights(_of({}))
+    assert torch.equal(_weights(_of({"final_share": 0.75})), plain)
+    hard = np.stack([1 - TRAIN.labels, TRAIN.labels], 1).astype(np.uint8) * 255
+    of_hard = _weights(_of({}, soft=hard))
+    torch.testing.assert_close(_weights(_of({"confidence_gamma": 2.0}, soft=hard)), of_hard, atol=1e-4, rtol=0)
+    for on in ({"final_share": 0.0}, {"confidence_gamma": 2.0}, {"consistency_weight": 0.5}):
+        assert float((_weights(_of(on)) - plain).abs().max()) > 1e-3, on
+
+
+def test_a_batch_holds_a_second_view_of_its_own_images_and_marks_generated_rows() -> None:
+    student = SHARED.model_copy(update={"consistency_weight": 1.0, "final_share": 0.25, "kd_weight": 0.5})
+    common = COMMON.model_copy(update={"augment": AugmentConfig(gain=0.0, gamma=0.0)})
+    batches = _Batches(student, common, TRAIN, array_stream(TRAIN.images, SOFT, 0), 2, 0)
+    for step, generated in ((0, 6), (1, 6), (2, 5)):
+        images, targets, weights, soft_rows, view, theta = batches(step)
+        torch.testing.assert_close(view, warp(images, theta), atol=1e-5, rtol=0)
+        assert float((view - images).abs().max()) > 0.5
+        assert soft_rows.tolist() == [False] * (8 - generated) + [True] * generated
+        assert (targets.amax(dim=(1, 2, 3)) < 1).tolist() == soft_rows.tolist()
+        assert weights.tolist() == [1.0] * (8 - generated) + [0.5] * generated
+    assert len(_Batches(STUDENT, common, TRAIN, None, 2, 0)(0)) == 4
+
+
+def test_the_share_falls_in_a_straight_line_and_rows_with_it() -> None:
+    student = StudentConfig(synthetic_share=0.75, final_share=0.0)
+    common = COMMON.model_copy(update={"steps": 13})
+    assert (share_at(student, common, 0), share_at(student, common, 6), share_at(student, common, 12)) == (
+        0.75,
+        0.375,
+        0.0,
+    )
+    rows = [rows_of_batch(student, common, True, step) for step in range(13)]
+    assert rows[0] == (2, 6)
+    assert rows[6] == (5, 3)
+    assert rows[12] == (8, 0)
+    assert [sum(row) for row in rows] == [8] * 13
+    assert [n for _, n in rows] == sorted((n for _, n in rows), reverse=True)
+    assert share_at(student.model_copy(update={"final_share": None}), common, 12) == 0.75
+    with pytest.raises(ValueError, match=r"final_share 0\.5 to be at most synthetic_share 0\.25"):
+        StudentConfig(synthetic_share=0.25, final_share=0.5)
+
+
+def test_with_a_falling_share_streams_walk_on_and_real_rows_fill_up() -> None:
+    asked: list[tuple[int, int]] = []
+
+    def synthetic(step: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        asked.append((step, count))
+        return TRAIN.images[:count], SOFT[:count]
+
+    student = SHARED.model_copy(update={"final_share": 0.0})
+    common = COMMON.model_copy(update={"steps": 13})
+    result = _fit(student, common, synthetic=synthetic)
+    rows = [rows_of_batch(student, common, True, step) for step in range(13)]
+    assert asked == [(step, 6) for step, (_, generated) in enumerate(rows) if generated]
+    assert len(asked) == 11
+    assert result.epochs == sum(real for real, _ in rows) / 16
+    for step in range(24):
+        assert spread(24, 24, step).tolist() == list(range(24))
+        kept = spread(24, 6, step)
+        assert len(set(kept.tolist())) == 6
+        assert int((kept < 12).sum()) == 3  # of two sources half and half
+
+
+@pytest.mark.gpu
+def test_a_step_with_every_setting_on_is_captured(caplog: pytest.LogCaptureFixture) -> None:
+    on = {"final_share": 0.25, "confidence_gamma": 1.0, "consistency_weight": 1.0}
+    with caplog.at_level(logging.WARNING, "dakter"):
+        result = _of(on, steps=12, device="cuda")
+    assert "not captured" not in caplog.text
+    assert all(np.isfinite(row["loss"]) for row in result.history)
 
 
 def test_stream_is_a_pure_function_and_covers_the_corpus() -> None:
