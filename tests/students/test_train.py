@@ -109,7 +109,7 @@ SHARED = STUDENT.model_copy(update={"synthetic_share": 0.75})
 
 
 def _weights(result: FitResult) -> torch.Tensor:
-    return torch.cat([value.flatten().double() for value in result.model.state_dict().values()])
+    return torch.cat([value.detach().flatten() for value in result.model.parameters()])
 
 
 def _of(settings: dict[str, Any], steps: int = 3, soft: np.ndarray = SOFT, **more: Any) -> FitResult:
