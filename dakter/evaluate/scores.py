@@ -99,7 +99,7 @@ def score(
         DataError: no image, or predictions that are no probabilities of K classes for these labels.
     """
     parts = []
-    for probabilities, true in _predicted(predict, images, labels, num_classes, chunk):
+    for probabilities, true in predicted(predict, images, labels, num_classes, chunk):
         tempered = temper(probabilities, temperature)
         parts.append(
             (
@@ -123,7 +123,7 @@ def score(
 
 def confusions(predict: Predict, images: np.ndarray, labels: np.ndarray, *, num_classes: int, chunk: int) -> np.ndarray:
     """Per-image confusion alone, int64 ``(N, K, K)``; arguments and errors as for ``score``."""
-    parts = [_confusions(p, true) for p, true in _predicted(predict, images, labels, num_classes, chunk)]
+    parts = [_confusions(p, true) for p, true in predicted(predict, images, labels, num_classes, chunk)]
     return np.concatenate(parts)
 
 
@@ -146,7 +146,7 @@ def temperature_on(
     pixels = int(np.prod(labels.shape[1:]))
     share = min(pixels, max(1, num_pixels // max(1, len(labels))))
     kept_p, kept_y, index = [], [], 0
-    for probabilities, true in _predicted(predict, images, labels, num_classes, chunk):
+    for probabilities, true in predicted(predict, images, labels, num_classes, chunk):
         for p_KHW, y_HW in zip(probabilities, true, strict=True):
             rng = numpy_rng(seed, "evaluate/temperature", 0, index)
             chosen = rng.choice(pixels, share, replace=False) if share < pixels else slice(None)
@@ -176,10 +176,10 @@ def _confusions(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.stack([confusion_matrix(y, p, num_classes) for y, p in zip(labels, likeliest, strict=True)])
 
 
-def _predicted(
+def predicted(
     predict: Predict, images: np.ndarray, labels: np.ndarray, num_classes: int, chunk: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Probabilities and labels, ``chunk`` images at a time, checked."""
+    """Probabilities and labels, ``chunk`` images at a time, checked; arguments and errors as for ``score``."""
     if not len(images) or len(images) != len(labels):
         raise DataError(f"{len(images)} images and {len(labels)} label maps; expected as many, and at least one")
     for start in range(0, len(images), chunk):

@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -28,27 +29,29 @@ from dakter.evaluate.bootstrap import (
 from dakter.evaluate.scores import Scores
 from dakter.metrics import iou
 
-# The scores of one student: sensor -> scores on its test images.
-BySensor = Mapping[str, Scores]
+# What is known of one student on the test images of one sensor, as a rule its ``Scores``.
+S = TypeVar("S")
+# Of one student: sensor -> that.
+BySensor = Mapping[str, S]
 # Students of an arm: seed -> architecture -> scores.
-Students = Mapping[int, Mapping[str, BySensor]]
+Students = Mapping[int, Mapping[str, BySensor[S]]]
 
 
 @dataclass(frozen=True)
-class Measure:
+class Measure(Generic[S]):
     """A score of one student on one sensor: per-image sums ``(N, ...)``, and the statistic of their total."""
 
     name: str
-    sums: Callable[[Scores], np.ndarray]
+    sums: Callable[[S], np.ndarray]
     statistic: Statistic
 
 
-MIOU = Measure("miou", lambda scores: scores.confusions, mean_iou)
-NLL = Measure("nll", lambda scores: scores.proper[:, [0, 2]], ratio)
-BRIER = Measure("brier", lambda scores: scores.proper[:, [1, 2]], ratio)
+MIOU: Measure[Scores] = Measure("miou", lambda scores: scores.confusions, mean_iou)
+NLL: Measure[Scores] = Measure("nll", lambda scores: scores.proper[:, [0, 2]], ratio)
+BRIER: Measure[Scores] = Measure("brier", lambda scores: scores.proper[:, [1, 2]], ratio)
 
 
-def class_iou(k: int) -> Measure:
+def class_iou(k: int) -> Measure[Scores]:
     """IoU of class ``k``."""
     return Measure(f"iou{k}", lambda scores: scores.confusions, lambda confusion: iou(confusion)[..., k])
 
@@ -60,7 +63,7 @@ class Study:
     groups: Mapping[str, np.ndarray]
     resampling: Resampling
 
-    def estimate(self, arm: Students, measure: Measure) -> Estimate:
+    def estimate(self, arm: Students[S], measure: Measure[S]) -> Estimate:
         """Mean of an arm over its largest complete block of seeds and architectures, with its interval."""
         seeds, architectures = block([arm])
         return arm_estimate(
@@ -71,7 +74,9 @@ class Study:
             batched=True,
         )
 
-    def difference(self, a: Students, b: Students, measure: Measure, *, same_architectures: bool = True) -> Interval:
+    def difference(
+        self, a: Students[S], b: Students[S], measure: Measure[S], *, same_architectures: bool = True
+    ) -> Interval:
         """a minus b over what both have.
 
         Args:
@@ -97,7 +102,9 @@ class Study:
     def _all_groups(self) -> np.ndarray:
         return np.concatenate([self.groups[sensor] for sensor in self.groups])
 
-    def _sums(self, arm: Students, seeds: Sequence[int], architectures: Sequence[str], measure: Measure) -> np.ndarray:
+    def _sums(
+        self, arm: Students[S], seeds: Sequence[int], architectures: Sequence[str], measure: Measure[S]
+    ) -> np.ndarray:
         """``(seeds, images, slots, ...)``, a slot an architecture and sensor; images of other sensors add nothing."""
         rows = []
         for seed in seeds:
