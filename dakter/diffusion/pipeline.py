@@ -165,16 +165,25 @@ class JointDiffusionPipeline(DiffusionPipeline):
         seed: int = 0,
         indices: Sequence[int] | np.ndarray | None = None,
         sampler: SamplerConfig | None = None,
+        soft_label: SoftLabelConfig | None = None,
     ) -> torch.Tensor:
         """p(y | x) of images on the model scale ``(B, C, H, W)``: float32 ``(B, K, H, W)`` on the CPU.
 
         Any H and W that the network's stride divides. ``indices`` number the noise draws (default 0, 1, ...);
-        ``sampler`` gives micro_batch and precision.
+        ``sampler`` gives micro_batch and precision; ``soft_label`` asks for chains, or in place of ``evaluations`` for
+        a read-out (default: the read-out).
 
         Raises:
-            ConfigError: the model was trained in mode joint. DataError: not such images.
+            ConfigError: the model was trained in mode joint, or soft_label.mode is last_step, which images that were
+                not generated lack. DataError: not such images.
         """
         self._needs_independent("p(y | x)")
+        config = soft_label or SoftLabelConfig(mode="readout", evaluations=evaluations)
+        if config.mode == "last_step":
+            raise ConfigError(
+                "soft_label.mode last_step is the label of an image while it is generated; for given images use "
+                "readout or chains"
+            )
         sampler = sampler or SamplerConfig(precision="fp32")
         if images.ndim != 4 or images.shape[1] != self.unet.config.bands or not images.is_floating_point():
             raise DataError(
@@ -182,7 +191,7 @@ class JointDiffusionPipeline(DiffusionPipeline):
                 "on the model scale"
             )
         self.unet.check_size(*images.shape[2:])
-        denoiser, config = self._denoiser(sampler), SoftLabelConfig(mode="readout", evaluations=evaluations)
+        denoiser = self._denoiser(sampler)
         numbers = _numbers(indices, len(images))
 
         def run(at: np.ndarray) -> torch.Tensor:

@@ -85,3 +85,17 @@ def test_label_and_render_check_their_input_and_keep_to_their_numbers() -> None:
         pipe.label(torch.zeros(1, 2, 16, 16))
     with pytest.raises(DataError, match="expected uint8"):
         pipe.render(np.zeros((1, 16, 16), np.int64))
+
+
+def test_given_images_are_labelled_by_chains_where_asked_as_generated_ones_are() -> None:
+    pipe, sampler = random_pipeline(), SamplerConfig(steps=2, precision="fp32", micro_batch=2)
+    asked = SoftLabelConfig(mode="chains", evaluations=3, chain_steps=2)
+    generated = pipe.sample([0, 1, 2], 1, sampler, asked)
+    soft = pipe.label(generated.images, seed=1, sampler=sampler, soft_label=asked)
+    torch.testing.assert_close(soft, generated.soft_labels)
+    readout = SoftLabelConfig(mode="readout", evaluations=3)
+    plain = pipe.label(generated.images, evaluations=3, seed=1)
+    assert torch.equal(pipe.label(generated.images, evaluations=5, seed=1, soft_label=readout), plain)
+    assert not torch.allclose(soft, plain, atol=1e-3)
+    with pytest.raises(ConfigError, match="last_step is the label of an image while it is generated"):
+        pipe.label(generated.images, soft_label=SoftLabelConfig(mode="last_step"))
