@@ -10,7 +10,7 @@ import logging
 import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from dakter.students import train as students
 from dakter.students.models import encode, num_parameters, predict
 from dakter.students.store import load_student, read_record, save_student
 from dakter.students.streams import SyntheticStream, array_stream, mixed_stream
+from jobs.suites import _science_fractions as fractions
 from jobs.suites._paced_sampler import entropy_nats
 from jobs.suites._science_images import BOUND, measured
 from jobs.suites._science_plan import (
@@ -47,7 +48,7 @@ from jobs.suites._science_plan import (
     student_cell,
     student_name,
 )
-from jobs.suites._science_scores import described, scored
+from jobs.suites._science_scores import CHUNK, described, scored
 from jobs.train import training_data
 
 log = logging.getLogger("dakter.jobs.benchmark")
@@ -199,13 +200,15 @@ class Workshop:
         with np.load(place) as stored:
             return {key: stored[key] for key in stored.files}
 
-    def _readout(self, pipeline: JointDiffusionPipeline, seed: int) -> Callable[[np.ndarray], np.ndarray]:
+    def _readout(
+        self, pipeline: JointDiffusionPipeline, seed: int, how: Literal["readout", "chains"] = "readout"
+    ) -> Callable[[np.ndarray], np.ndarray]:
         """p(y|x) of stored images as float32 ``(N, K, H, W)`` that sums to 1."""
+        soft_label = SoftLabelConfig(mode=how, evaluations=self.tier.evaluations)
 
         def label(images: np.ndarray) -> np.ndarray:
-            soft = pipeline.label(
-                to_model(images), evaluations=self.tier.evaluations, seed=seed, sampler=self.tier.sampler
-            ).numpy()
+            sampler = self.tier.sampler
+            soft = pipeline.label(to_model(images), seed=seed, sampler=sampler, soft_label=soft_label).numpy()
             return soft / soft.sum(axis=1, keepdims=True)
 
         return label
@@ -226,7 +229,14 @@ class Workshop:
                 if key in generated
             },
             "segmenter": self._scored(self._readout(pipeline, seed), corpus) if knows else None,
+            "against_fractions": self._against_fractions(pipeline, corpus, seed) if knows else None,
         }
+
+    def _against_fractions(
+        self, pipeline: JointDiffusionPipeline, corpus: TileCorpus, seed: int
+    ) -> dict[str, Any] | None:
+        labellers = {"readout": self._readout(pipeline, seed), "chains": self._readout(pipeline, seed, "chains")}
+        return fractions.measured(labellers, corpus.read("val"), CHUNK)
 
     def _images_figures(self, kind: str, labels: Labels, architecture: tuple[str, str], seed: int) -> dict[str, Any]:
         corpus, encoder = self.corpus(labels, seed), self.student("real", architecture, seed)

@@ -12,9 +12,12 @@ from dakter import storage
 from dakter.evaluate.bootstrap import Interval, Resampling, holm
 from dakter.evaluate.likeness import MEASURES, MOST_RATIO
 from dakter.evaluate.packed import unpack, unpack_array
+from dakter.evaluate.scores import Scores
 from dakter.evaluate.study import BRIER, MIOU, NLL, Measure, Students, Study, block, class_iou, worth_labels
 from dakter.report import figures
 from dakter.report.svg import standalone
+from jobs.suites import _science_fractions as fractions
+from jobs.suites import _science_lookalikes as lookalikes
 from jobs.suites._science_plan import ALL_ARMS, Cell, Tier, cells, data_name, generator_name
 
 Records = Mapping[str, Mapping[str, Any]]
@@ -54,7 +57,7 @@ def write_page(name: str, tier: Tier, records: Records, folder: str) -> str:
     if any(cell.kind == "student" for cell in done) and any(cell.kind == "data" for cell in done):
         page = _Page(tier, done, records)
         lines += page.arms() + page.by_sensor() + page.contrasts() + page.worth()
-        lines += page.segmenters() + page.generators() + page.images()
+        lines += page.segmenters() + page.look_alikes() + page.generators() + page.fractions() + page.images()
         rows = page.forest()
         if rows:
             drawing = figures.forest("Difference in mIoU", rows, x_label="points of test mIoU")
@@ -83,19 +86,21 @@ class _Page:
         )
         self.students: dict[str, dict[int, dict[str, Any]]] = {}
         self.tables: dict[str, list[Mapping[str, Any]]] = {}
+        self.cells: dict[str, list[tuple[Cell, Mapping[str, Any]]]] = {}
         for cell in done:
             scored = records[cell.name]["figures"]
             if cell.kind == "student":
                 assert cell.arm
                 assert cell.architecture
-                self._take(cell.arm, cell.seed, cell.architecture[0], scored)
+                self._take(cell.arm, cell, cell.architecture[0], scored)
             elif cell.kind == "generator" and scored["segmenter"]:
-                self._take(f"{SEGMENTER} of {cell.generator}", cell.seed, "segmenter", scored["segmenter"])
+                self._take(f"{SEGMENTER} of {cell.generator}", cell, "segmenter", scored["segmenter"])
 
-    def _take(self, arm: str, seed: int, architecture: str, scored: Mapping[str, Any]) -> None:
+    def _take(self, arm: str, cell: Cell, architecture: str, scored: Mapping[str, Any]) -> None:
         packed = scored["test"]["packed"]
         found = {sensor: unpack(packed[sensor]) for sensor in packed}
-        self.students.setdefault(arm, {}).setdefault(seed, {})[architecture] = found
+        self.students.setdefault(arm, {}).setdefault(cell.seed, {})[architecture] = found
+        self.cells.setdefault(arm, []).append((cell, scored))
         self.tables.setdefault(arm, []).append(scored["test"]["tables"])
 
     def arms(self) -> list[str]:
@@ -166,7 +171,7 @@ class _Page:
         return ["## Contrasts", "", note, "", *_table(head, rows)] if rows else []
 
     def _contrasts(self) -> list[tuple[str, str, str, Interval, bool]]:
-        asked: list[tuple[tuple[str, str], str, Measure, bool]] = [(PRIMARY, "mIoU", MIOU, True)]
+        asked: list[tuple[tuple[str, str], str, Measure[Scores], bool]] = [(PRIMARY, "mIoU", MIOU, True)]
         asked += [(PRIMARY, f"IoU {self.classes[1]}", class_iou(1), False)]
         asked += [(pair, "mIoU", MIOU, False) for pair in CONTRASTS]
         asked += [(p, n, m, False) for n, m in (("NLL", NLL), ("Brier", BRIER)) for p in PROPER_CONTRASTS]
@@ -198,7 +203,7 @@ class _Page:
         for name in ("ours", "ours-labelled", "relabel", "selftrain", "dakter"):
             if name not in self.students:
                 continue
-            arms: list[Students] = [self.students[n] for n in (name, "real", "real-all")]
+            arms: list[Students[Scores]] = [self.students[n] for n in (name, "real", "real-all")]
             seeds, architectures = block(arms)
             cut = [{s: {a: arm[s][a] for a in architectures} for s in seeds} for arm in arms]
             own, low, high = (self.study.estimate(arm, MIOU).mean for arm in cut)
@@ -230,6 +235,40 @@ class _Page:
             words = _interval(found.difference, found.low, found.high, 100, 1, "+")
             lines.append(f"- {name} − `real` (mean over its architectures): {words} points of mIoU.")
         return ["## The generator as a segmenter", "", *lines, ""] if lines else []
+
+    def look_alikes(self) -> list[str]:
+        """How many look-alikes are taken for oil when as much oil is found as by ``real``."""
+        rows = lookalikes.table(self.tier, self.study, self.classes, self.students, self.cells)
+        note = (
+            "A pixel is called oil if its probability of oil is at least a threshold, set for each student so that it "
+            "finds the share of the oil pixels that the student of `real` with the same labels, architecture and seed "
+            "finds by its likeliest class; `real` itself is judged by a threshold too. In per cent of pixels; the "
+            "ratio is that of geometric means over students. Brackets: 95 % intervals over groups of near-duplicate "
+            "test images and seeds, both paired, the threshold set anew in every draw; p for a ratio of 1, by Holm. "
+            f"Bar: a quarter fewer than `real`, met if the whole interval is at or below {lookalikes.MOST_RATIO:g}."
+        )
+        if not rows:
+            return []
+        return ["## At matched oil recall, look-alike taken for oil", "", note, "", *_table(lookalikes.HEADER, rows)]
+
+    def fractions(self) -> list[str]:
+        """Soft labels of val images against what simulated pixels truly hold."""
+        found = {
+            cell.name.removeprefix("generator-"): known
+            for cell in self.done
+            if cell.kind == "generator" and (known := self.records[cell.name]["figures"].get("against_fractions"))
+        }
+        rows = [fractions.row(name, known) for name, known in found.items()]
+        note = (
+            "A pixel of the val images, cross-entropy in nats, before a temperature; the fractions' own scores are the "
+            "least there can be, and hard masks are the labels that generators learn from (their cross-entropy is "
+            "finite only as probabilities are taken as at least 1e-7). Fractions are mixtures, not posteriors. The "
+            "paper's label of the last step exists for generated images alone, whose fractions nobody knows: it cannot "
+            "be scored so."
+        )
+        if not rows:
+            return []
+        return ["## Soft labels against true class fractions", "", note, "", *_table(fractions.HEADER, rows)]
 
     def generators(self) -> list[str]:
         """Training and images of every generator."""
@@ -293,7 +332,9 @@ class _Page:
         )
         return ["## Images", "", note, "", *_table(head, rows)] if rows else []
 
-    def _estimate(self, arm: Students, measure: Measure, factor: float, digits: int, *, most: float) -> str:
+    def _estimate(
+        self, arm: Students[Scores], measure: Measure[Scores], factor: float, digits: int, *, most: float
+    ) -> str:
         found = self.study.estimate(arm, measure).within(most)
         return _interval(found.mean, found.low, found.high, factor, digits)
 

@@ -9,8 +9,9 @@ import numpy as np
 from dakter.data.tiles import Split, TileCorpus, read_test
 from dakter.evaluate.packed import pack, pack_array
 from dakter.evaluate.scores import Predict, Scores, score, temperature_on
+from jobs.suites import _science_lookalikes as lookalikes
 
-_CHUNK = 64
+CHUNK = 64
 _TEMPERATURE_PIXELS = 200_000
 
 
@@ -23,7 +24,8 @@ def described(corpus: TileCorpus) -> dict[str, Any]:
 def scored(predict: Predict, corpus: TileCorpus, *, reads_test: bool) -> dict[str, Any]:
     """Val and test scores as JSON: packed sums an image of test for each sensor, and tables for each and pooled.
 
-    The temperature is fitted on val, both sensors together. ``test`` is None where test is not to be read.
+    The temperature is fitted on val, both sensors together. ``test`` is None where test is not to be read; it holds
+    ``look_alikes`` where the classes tell look-alikes from oil.
     """
     num_classes = len(corpus.manifest.class_table)
     val = corpus.read("val")
@@ -32,31 +34,42 @@ def scored(predict: Predict, corpus: TileCorpus, *, reads_test: bool) -> dict[st
         val.images,
         val.labels,
         num_classes=num_classes,
-        chunk=_CHUNK,
+        chunk=CHUNK,
         num_pixels=_TEMPERATURE_PIXELS,
         seed=0,
     )
     return {
         "temperature": temperature,
         "val": _tables(predict, corpus, val, temperature)["tables"],
-        "test": _tables(predict, corpus, read_test(corpus), temperature) if reads_test else None,
+        "test": _on_test(predict, corpus, temperature) if reads_test else None,
     }
+
+
+def _on_test(predict: Predict, corpus: TileCorpus, temperature: float) -> dict[str, Any]:
+    test, names = read_test(corpus), corpus.manifest.class_table.names
+    found = _tables(predict, corpus, test, temperature)
+    return {**found, **lookalikes.kept(predict, test, _rows_of_sensors(corpus, test), names, CHUNK)}
+
+
+def _rows_of_sensors(corpus: TileCorpus, split: Split) -> dict[str, np.ndarray]:
+    """Numbers of the images of each sensor that has any."""
+    rows = {sensor: np.flatnonzero(split.sensors == k) for k, sensor in enumerate(corpus.manifest.sensors)}
+    return {sensor: own for sensor, own in rows.items() if len(own)}
 
 
 def _tables(predict: Predict, corpus: TileCorpus, split: Split, temperature: float) -> dict[str, Any]:
     manifest = corpus.manifest
-    found: dict[str, Scores] = {}
-    for number, sensor in enumerate(manifest.sensors):
-        own = np.flatnonzero(split.sensors == number)
-        if len(own):
-            found[sensor] = score(
-                predict,
-                split.images[own],
-                split.labels[own],
-                num_classes=len(manifest.class_table),
-                temperature=temperature,
-                chunk=_CHUNK,
-            )
+    found = {
+        sensor: score(
+            predict,
+            split.images[own],
+            split.labels[own],
+            num_classes=len(manifest.class_table),
+            temperature=temperature,
+            chunk=CHUNK,
+        )
+        for sensor, own in _rows_of_sensors(corpus, split).items()
+    }
     tables = {sensor: _table(scores, manifest.class_table.names) for sensor, scores in found.items()}
     tables["pooled"] = _table(pooled(list(found.values())), manifest.class_table.names)
     return {"packed": {sensor: pack(scores) for sensor, scores in found.items()}, "tables": tables}

@@ -16,8 +16,13 @@ from dakter.data.tiles import TileCorpus
 from dakter.errors import ConfigError, ConflictError, DataError, Stopped
 from dakter.evaluate.bootstrap import Resampling
 from dakter.evaluate.likeness import MEASURES
+from dakter.evaluate.lookalikes import NUM_BINS
+from dakter.evaluate.packed import pack, pack_array, unpack
+from dakter.schema import SOS
 from jobs import _cli
 from jobs.benchmark import JOB, BenchmarkSettings
+from jobs.suites import _science_fractions as fractions
+from jobs.suites import _science_lookalikes as lookalikes
 from jobs.suites import science
 from jobs.suites._science_cells import Workshop
 from jobs.suites._science_images import equal_sets, measured
@@ -66,6 +71,22 @@ def test_records_that_are_kept_are_of_the_settings_of_now() -> None:
     kept = Path(__file__).parents[2] / "results/science/headline"
     records = science.Records(str(kept), TIERS["headline"], dict)
     assert set(records.finished(cells(TIERS["headline"]))) == {path.stem for path in kept.glob("*.json")}
+
+
+def test_arms_of_student_settings_change_one_of_them() -> None:
+    tier = TIERS["ablation"]
+    ours = tier.student_of(ARMS["ours"], "Unet", "resnet18")
+    for name, key in (
+        ("ours-confidence", "confidence_gamma"),
+        ("ours-consistency", "consistency_weight"),
+        ("ours-schedule", "final_share"),
+    ):
+        assert name in tier.arms
+        arm = ALL_ARMS[name]
+        assert replace(arm, what=ARMS["ours"].what, student={}) == ARMS["ours"]
+        changed = tier.student_of(arm, "Unet", "resnet18")
+        assert {k for k in type(ours).model_fields if getattr(changed, k) != getattr(ours, k)} == {key}
+        assert changed.dump() == {**ours.dump(), key: getattr(changed, key)}
 
 
 def test_cells_are_chosen_with_what_they_need() -> None:
@@ -124,7 +145,15 @@ def test_every_cell_leaves_a_small_record_and_is_not_done_again(done: Path, monk
     student = _record(done, "student-ours-fpn-seed0")
     assert 0 <= student["figures"]["test"]["tables"]["simulated"]["miou"] <= 1
     assert student["identity"]["arm"]["real_unlabelled"] == "generator"
+    assert set(student["figures"]["test"]["look_alikes"]) == {"simulated"}
     generator = _record(done, "generator-unlabelled-8-seed0")["figures"]
+    scored = generator["against_fractions"]
+    assert set(scored) == {"readout", "chains", "hard_masks", "fractions"}
+    assert scored["readout"] != scored["chains"]
+    for found in scored.values():
+        assert found["cross_entropy"] >= scored["fractions"]["cross_entropy"] > 0
+        assert found["brier"] >= scored["fractions"]["brier"] == 0
+    assert _record(done, "generator-paper-8-seed0")["figures"]["against_fractions"] is None
     assert [row[0] for row in generator["loss"]] == [2, 4, 6]
     assert generator["segmenter"]["test"]["tables"]["pooled"]["nll"] > 0
     assert _record(done, "generator-paper-8-seed0")["figures"]["segmenter"] is None
@@ -191,6 +220,68 @@ def test_the_page_tells_every_arm_and_what_is_open(done: Path, tmp_path: Path) -
     drawing = (tmp_path / "results/science/short.svg").read_text()
     assert 'xmlns="http://www.w3.org/2000/svg"' in drawing
     assert "ours − real" in drawing
+
+
+def _rows(page: str, section: str) -> dict[str, list[str]]:
+    """First cell -> the others, of the table of a section."""
+    lines = [line for line in page.split(f"## {section}")[1].split("\n## ")[0].splitlines() if line.startswith("| ")]
+    return {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in lines}
+
+
+def test_the_page_compares_look_alikes_at_the_oil_recall_of_real(done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done / "results", tmp_path / "results")
+    place = tmp_path / "results/science/short"
+    record = _record(tmp_path, "student-ours-fpn-seed0")
+    # As if its students had told all look-alikes from oil, and those of real none; and a record of before.
+    counts = np.zeros((8, 2, NUM_BINS), np.uint32)
+    confusions = unpack(record["figures"]["test"]["packed"]["simulated"]).confusions
+    counts[:, 0, 255], counts[:, 1, 0] = confusions[:, 1].sum(axis=1), 5 + confusions[:, 2].sum(axis=1)
+    record["figures"]["test"]["look_alikes"]["simulated"] = pack_array(counts)
+    (place / "student-ours-fpn-seed0.json").write_text(json.dumps(record))
+    record = _record(tmp_path, "student-real-fpn-seed0")
+    packed = unpack(record["figures"]["test"]["packed"]["simulated"])
+    packed.confusions[:, 1] = [0, 3, 1, 0, 0]
+    record["figures"]["test"]["packed"]["simulated"] = pack(packed)
+    counts[:, 0], counts[:, 1] = 0, 0
+    counts[:, 0, 200], counts[:, 1, 200] = 4, 20
+    record["figures"]["test"]["look_alikes"]["simulated"] = pack_array(counts)
+    (place / "student-real-fpn-seed0.json").write_text(json.dumps(record))
+    before = _record(tmp_path, "student-hard-fpn-seed0")
+    del before["figures"]["test"]["look_alikes"]
+    (place / "student-hard-fpn-seed0.json").write_text(json.dumps(before))
+    page = Path(JOB.run(_settings(tmp_path, report=True), _cli.Stop())["page"]).read_text()
+    rows = _rows(page, "At matched oil recall, look-alike taken for oil")
+    assert "**hard**" not in rows
+    assert "**real-all**" not in rows  # other labels
+    assert "**p(y given x) of unlabelled**" in rows
+    share = 100 * (0.75 * 160 + 0.5) / 161
+    assert rows["**real**"][:4] == ["1 x 1", "75.0", f"{200.25 / 256:.3f}", f"{share:.2f} ({share:.2f} to {share:.2f})"]
+    assert rows["**real**"][4:] == ["1", "", ""]
+    assert rows["**ours**"][1] == "75.0"
+    assert rows["**ours**"][4].startswith("0.0")
+    assert rows["**ours**"][6] == "met"
+    assert {row[6] for name, row in rows.items() if name.startswith("**") and name != "**real**"} >= {"met"}
+    assert "at or below 0.75" in page
+
+
+def test_the_page_tells_soft_labels_against_fractions(done: Path) -> None:
+    page = Path(JOB.run(_settings(done, report=True), _cli.Stop())["page"]).read_text()
+    rows = _rows(page, "Soft labels against true class fractions")
+    assert set(rows) == {"generator", "---", "labelled-8-seed0", "unlabelled-8-seed0"}
+    found = _record(done, "generator-labelled-8-seed0")["figures"]["against_fractions"]
+    assert rows["generator"][2:4] == ["chains: cross-entropy", "chains: Brier"]
+    expected = [found[what][score] for what in ("readout", "chains") for score in ("cross_entropy", "brier")]
+    assert rows["labelled-8-seed0"][:4] == [f"{value:.4f}" for value in expected]
+    assert rows["labelled-8-seed0"][4:] == rows["unlabelled-8-seed0"][4:]  # of the data, not of the generator
+    assert "cannot be scored so" in page
+
+
+def test_where_classes_do_not_tell_look_alikes_nothing_of_them_is_kept(done: Path) -> None:
+    corpus = TileCorpus.open(str(done / "out/science-short/tiles/data-8-seed0"))
+    assert lookalikes.kept(lambda images: images, corpus.read("val"), {}, SOS.names, 4) == {}
+    val = corpus.read("val")
+    assert val.fractions is not None
+    assert fractions.measured({}, replace(val, fractions=None), 4) is None
 
 
 def test_a_generator_goes_on_from_its_checkpoint_to_the_same_samples(done: Path, tmp_path: Path) -> None:
