@@ -49,9 +49,11 @@ def run_fit(train: TrainConfig = TRAIN, **changes: Any) -> FitResult:
     return fit(network, diffusion, train, data, **{**arguments, **changes})
 
 
-def random_pipeline(mode: str = "independent", size: int = 16, dihedral: bool = False) -> JointDiffusionPipeline:
+def random_pipeline(
+    mode: str = "independent", size: int = 16, dihedral: bool = False, network: NetworkConfig = TINY
+) -> JointDiffusionPipeline:
     """A network with random weights everywhere, so that every input shows in its output."""
-    unet = JointUNet.build(TINY, 1, 2)
+    unet = JointUNet.build(network, 1, 2)
     with torch.no_grad():
         for number, (name, value) in enumerate(unet.named_parameters()):
             noise = torch.randn(value.shape, generator=rng.torch_generator(5, name, number))
