@@ -27,7 +27,7 @@ def hardware() -> str:
 
 def measured_on() -> str:
     """The machine, with what of it a latency was measured on: the GPU, or torch's threads."""
-    where = "on the GPU" if torch.cuda.is_available() else f"{torch.get_num_threads()} threads"
+    where = "on the GPU" if torch.cuda.is_available() else f"torch threads: {torch.get_num_threads()}"
     return f"{hardware()}; {where}, float32"
 
 
