@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,10 +14,22 @@ from dakter.errors import ConfigError, DataError
 from dakter.evaluate.bootstrap import Interval, mean_iou, paired_difference
 from dakter.metrics import iou, miou
 
+# who stands for promotion
+CandidateChoice = Literal["student", "joint-model", "best"]
+
 
 class PromotionRules(Config):
-    """What a candidate must show. IoU is a share, 0 to 1; a point is 0.01."""
+    """Who stands as the candidate, chosen on val alone, and what it must show. IoU is a share, 0 to 1; a point is 0.01.
 
+    The rules are the same for whoever stands. The joint model must be asked for: at many times a student's weights and
+    network evaluations it costs its users something that no score shows.
+    """
+
+    candidate: CandidateChoice = setting(
+        "student",
+        "student: the one of highest mIoU on val; joint-model: the joint model's own p(y | x); best: whichever of the "
+        "two has the higher mIoU on val, the student if they are equal",
+    )
     min_miou: float = setting(0.25, "floor of the candidate's mIoU on test", unit="IoU", ge=0, le=1)
     min_class_iou: dict[str, float] = setting(
         {}, "floors by class name, e.g. {oil spill: 0.4}; classes left out have none", unit="IoU"

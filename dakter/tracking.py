@@ -126,30 +126,30 @@ class Tracker:
         metadata: Mapping[str, Any],
         digest: str,
         tags: Mapping[str, str] | None = None,
+        kind: str = "student",
     ) -> Version:
-        """Log a packaged student as pt2 (torch.export, no pickle) and register it; the same digest only once.
+        """Log a packaged segmenter as pt2 (torch.export, no pickle) and register it; the same digest only once.
 
         Call it under ``registry.lock``: two callers at once could else register one digest twice.
 
         Args:
             packaged: raw float32 (B, C, H, W) in, probabilities float32 (B, K, H, W) out; exportable.
             example: a raw batch of two or more images, no side shorter than 5, so that no axis is frozen.
-            weights: local folder (``weights.safetensors``, ``student.json``) kept beside the graph, for fine-tuning.
+            weights: local folder (``weights.safetensors``, ``student.json``) kept beside the graph, for fine-tuning;
+                folders below it are kept as they are.
             metadata: JSON; class names, value range, bands and digests of what it was made from.
             digest: identity of the package.
             tags: further tags of the version.
+            kind: what it is, in a word that names the folder of its weights.
         """
         standing = self.registry.find(digest)
         if standing is not None:
             return standing
-        model = self._client.create_logged_model(self._experiment_id, name="student", source_run_id=run.id)
+        model = self._client.create_logged_model(self._experiment_id, name=kind, source_run_id=run.id)
         with tempfile.TemporaryDirectory(prefix="dakter-model-") as temporary:
             folder = Path(temporary) / "model"
             _save_checked(folder, packaged, example, num_classes, dict(metadata), model, run.id)
-            for path in sorted(weights.iterdir()):
-                target = folder / "student" / path.name
-                target.parent.mkdir(exist_ok=True)
-                target.write_bytes(path.read_bytes())
+            shutil.copytree(weights, folder / kind)
             self._client.log_model_artifacts(model.model_id, str(folder))
         self._client.finalize_logged_model(model.model_id, "READY")
         self.registry.create(self.config.model_name, {})

@@ -65,6 +65,7 @@ def write_report(settings: JobSettings, stages: Sequence[str], settings_yaml: st
     real_gallery, names = _pictures([train, val])
     sweep = storage.read_json(storage.join(settings.place("sweep"), "sweep.json"))
     model = open_model(settings.place("model")).record
+    measured = storage.join(settings.place("evaluation"), "latency.json")
     some = _spread(len(train.images), _SPECKLE)
     html, data = build(
         ReportInputs(
@@ -76,6 +77,7 @@ def write_report(settings: JobSettings, stages: Sequence[str], settings_yaml: st
             tiles_manifest=tiles.manifest.to_json(),
             sweep=sweep,
             evaluation=storage.read_json(storage.join(settings.place("evaluation"), "evaluation.json")),
+            latency=storage.read_json(measured) if storage.exists(measured) else {},
             decision=storage.read_json(storage.join(settings.place("promotion"), "decision.json")),
             training_history=model["history"],
             training_curve=model.get("curve", []),  # models of before there were looks at val lack it

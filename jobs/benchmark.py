@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import platform
 import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from dakter import storage
 from dakter.config import setting
 from dakter.errors import ConfigError
 from jobs._cli import Job, JobSettings, Plan, Stop, main
+from jobs._hardware import hardware
 from jobs.suites._science_settings import ScienceConfig
 
 log = logging.getLogger("dakter.jobs.benchmark")
@@ -95,20 +95,6 @@ def commit() -> str:
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-
-
-def hardware() -> str:
-    """The machine in words, e.g. ``"2 cores of AMD EPYC 9R14, 23 GiB, no GPU"``."""
-    import torch
-
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.partition(":")[2] for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        model = names[0].strip() if names else model
-    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return f"{os.cpu_count()} cores of {model}, {memory_gib:.0f} GiB, {gpu}"
 
 
 def plan(settings: BenchmarkSettings) -> Plan:

@@ -1,7 +1,13 @@
-"""Score every student of a sweep on the test split, with intervals; the only reader of test in the project.
+"""Score students, and the joint model's own p(y | x), on the test split, with intervals; the only reader of test.
+
+The joint model is scored as the package that promotion would register (``evaluate.joint_model``), and left out where it
+was trained in mode joint, which has no such p(y | x). Its arm is ``joint-model``.
 
 Writes ``confusion.npz`` (a student's id -> int64 ``(N, K, K)`` pixels an image, rows true class; ``groups`` ``(N,)``),
 ``proper_scores.npz`` (id -> ``(N, 3)`` summed NLL, summed Brier score, labelled pixels) and last ``evaluation.json``.
+What was measured on this machine alone, and would come out differently the next time, stands apart in ``latency.json``:
+median milliseconds an image of each packaged model.
+
 Every set of models that is scored on a test split is counted once, by an object below ``<tiles>/test_uses``.
 """
 
@@ -11,7 +17,7 @@ import datetime
 import io
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,13 +30,17 @@ from dakter.errors import ConflictError, DataError, IntegrityError, listing
 from dakter.evaluate import images, scores
 from dakter.evaluate.bootstrap import Resampling
 from dakter.evaluate.settings import EvaluateConfig
-from dakter.evaluate.summary import ScoredStudent, summarise
+from dakter.evaluate.summary import JOINT_MODEL, ScoredStudent, summarise
 from dakter.metrics import miou
+from dakter.packaging import Packaged
 from dakter.progress import Progress
 from dakter.students.models import predict
 from dakter.students.store import load_student
 from jobs._cli import Job, JobSettings, Plan, Stop, main
+from jobs._hardware import measured_on, median_ms
+from jobs._packages import JointModel, open_joint_model, predict_raw, raw_values, student_package
 
+P = TypeVar("P", bound=Packaged)
 log = logging.getLogger("dakter.jobs.evaluate")
 
 
@@ -41,7 +51,7 @@ class EvaluateSettings(JobSettings):
 
 
 def run(settings: EvaluateSettings, stop: Stop) -> dict[str, Any]:
-    """Score the sweep, or say that it is done; another sweep's evaluation at this place is refused."""
+    """Score the sweep and the joint model, or say that it is done; another evaluation at this place is refused."""
     url, config = settings.place("evaluation"), settings.evaluate
     sweep, tiles = read_sweep(settings.place("sweep")), TileCorpus.open(settings.place("tiles"))
     if sweep["tiles_digest"] != tiles.manifest.digest:
@@ -50,7 +60,8 @@ def run(settings: EvaluateSettings, stop: Stop) -> dict[str, Any]:
             f"{tiles.manifest.digest[:16]}, those of {tiles.url}. Mend paths.tiles or paths.sweep, or run "
             "jobs/distill.py again"
         )
-    identity = _identity(sweep, config)
+    joint = joint_model(settings, tiles)
+    identity = _identity(sweep, config, joint)
     standing = _standing(url, identity)
     if standing is not None:
         return {"already_done": True, **_figures(standing)}
@@ -59,14 +70,24 @@ def run(settings: EvaluateSettings, stop: Stop) -> dict[str, Any]:
     test = _test_split(tiles)
     uses = count_use(tiles, {"students": identity["students"]})
     arms: dict[str, list[ScoredStudent]] = {}
-    progress = Progress(log, "evaluate", len(identity["students"]), "students")
+    latency: dict[str, dict[str, Any]] = {}
+    progress = Progress(log, "evaluate", len(identity["students"]), "models")
+
+    def done(arm: str, scored: ScoredStudent, package: Packaged) -> None:
+        name = scored.record["id"]
+        arms.setdefault(arm, []).append(scored)
+        if config.latency_runs:
+            ms = median_ms(package, tiles.manifest.tile_px, config.latency_runs)
+            latency[name] = {"digest": identity["students"][name], "ms": ms}
+        progress.advance(note=f"{name}: mIoU {100 * miou(scored.scores.confusions.sum(axis=0)):.1f} %")
+
     for arm, entry in sweep["arms"].items():
-        arms[arm] = []
         for record in entry["students"]:
             stop.check("no score is kept")
-            arms[arm].append(score_student(settings, record, tiles, test))
-            score = miou(arms[arm][-1].scores.confusions.sum(axis=0))
-            progress.advance(note=f"{record['id']}: mIoU {100 * score:.1f} %")
+            done(arm, *score_student(settings, record, tiles, test))
+    if joint is not None:
+        stop.check("no score is kept")
+        done(JOINT_MODEL, *score_joint_model(settings, joint, tiles, test))
     evaluation = {
         **identity,
         **summarise(arms, test.groups, names, Resampling(config.num_resamples, config.seed, config.level)),
@@ -87,6 +108,9 @@ def run(settings: EvaluateSettings, stop: Stop) -> dict[str, Any]:
     _put_arrays(
         storage.join(url, "proper_scores.npz"), {s.record["id"]: s.scores.proper for s in students}, test.groups
     )
+    if latency:
+        told = {"hardware": measured_on(), "size_px": tiles.manifest.tile_px, "runs": config.latency_runs}
+        storage.put_json(storage.join(url, "latency.json"), {**told, "models": latency})
     storage.put_json(storage.join(url, "evaluation.json"), evaluation)
     return _figures(evaluation)
 
@@ -101,15 +125,35 @@ def read_sweep(url: str) -> dict[str, Any]:
         ) from None
 
 
+def joint_model(settings: EvaluateSettings, tiles: TileCorpus) -> JointModel | None:
+    """The joint model, to be scored; None, with a line in the log, if it is not wanted or cannot say p(y | x).
+
+    Raises as ``open_joint_model``.
+    """
+    config, url = settings.evaluate, settings.place("model")
+    if not config.joint_model:
+        log.info("the joint model is left out, as evaluate.joint_model says")
+        return None
+    joint = open_joint_model(
+        url,
+        tiles.manifest.to_json(),
+        tiles.manifest.class_table.names,
+        evaluations=config.joint_evaluations,
+        seed=config.seed,
+    )
+    if joint is None:
+        log.info("the joint model is left out: %s was trained with diffusion.mode joint, which has no p(y | x)", url)
+    return joint
+
+
 def score_student(
     settings: EvaluateSettings, record: Mapping[str, Any], tiles: TileCorpus, test: Split
-) -> ScoredStudent:
-    """Fit a student's temperature on val, then score it on test.
+) -> tuple[ScoredStudent, Packaged]:
+    """Fit a student's temperature on val, then score it on test; returns its package too, where it was scored.
 
     Raises:
         IntegrityError: the student at its path is not the one that the sweep recorded.
     """
-    config, num_classes = settings.evaluate, len(tiles.manifest.class_table)
     where = storage.join(settings.place("sweep"), record["path"])
     student = load_student(where)
     if student.digest != record["digest"]:
@@ -117,12 +161,46 @@ def score_student(
             f"{where}: student {student.digest[:16]}; sweep.json recorded {record['digest'][:16]}. It was replaced "
             "after the sweep: run jobs/distill.py again, to another place"
         )
-    model = student.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    package = _placed(student_package(student, tiles.manifest.to_json(), tiles.manifest.class_table.names, 1.0))
+    found = _scores(settings, lambda stored: predict(student.model, stored), tiles, tiles.read("val"), test)
+    cost = {"num_parameters": package.num_parameters, "evaluations": package.evaluations}
+    return ScoredStudent({**record, **cost}, found), package
+
+
+def score_joint_model(
+    settings: EvaluateSettings, joint: JointModel, tiles: TileCorpus, test: Split
+) -> tuple[ScoredStudent, Packaged]:
+    """``score_student`` of the joint model: its package is scored, from raw values; its mIoU on val is taken here."""
+    package, val = _placed(joint.package(1.0)), tiles.read("val")
 
     def probabilities(stored: np.ndarray) -> np.ndarray:
-        return predict(model, stored)
+        return predict_raw(package, raw_values(stored, tiles.manifest.value_range))
 
-    val = tiles.read("val")
+    on_val = scores.confusions(
+        probabilities, val.images, val.labels, num_classes=len(package.class_names), chunk=settings.evaluate.chunk
+    )
+    record = {
+        "id": JOINT_MODEL,
+        "architecture": type(package.network).__name__,
+        "num_parameters": package.num_parameters,
+        "evaluations": package.evaluations,
+        "noise_seed": package.seed,
+        "val_miou": miou(on_val.sum(axis=0)),
+        "digest": joint.digest,
+        "model_digest": joint.model_digest,
+    }
+    return ScoredStudent(record, _scores(settings, probabilities, tiles, val, test)), package
+
+
+def _placed(package: P) -> P:
+    return package.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _scores(
+    settings: EvaluateSettings, probabilities: scores.Predict, tiles: TileCorpus, val: Split, test: Split
+) -> scores.Scores:
+    """Scores on test of a model from stored images to probabilities, its temperature fitted on val."""
+    config, num_classes = settings.evaluate, len(tiles.manifest.class_table)
     temperature = scores.temperature_on(
         probabilities,
         val.images,
@@ -132,7 +210,7 @@ def score_student(
         num_pixels=config.temperature_pixels,
         seed=config.seed,
     )
-    found = scores.score(
+    return scores.score(
         probabilities,
         test.images,
         test.labels,
@@ -140,7 +218,6 @@ def score_student(
         temperature=temperature,
         chunk=config.chunk,
     )
-    return ScoredStudent(record, found)
 
 
 def confusion_of(
@@ -160,10 +237,8 @@ def confusion_of(
     tiles = TileCorpus.open(settings.place("tiles"))
     test = _test_split(tiles)
     count_use(tiles, {"model": model})
-    low, high = tiles.manifest.value_range
-    step = np.float32((high - low) / np.iinfo(test.images.dtype).max)
     found = scores.confusions(
-        lambda stored: predict_raw(stored.astype(np.float32) * step + np.float32(low)),
+        lambda stored: predict_raw(raw_values(stored, tiles.manifest.value_range)),
         test.images,
         test.labels,
         num_classes=len(tiles.manifest.class_table),
@@ -211,12 +286,20 @@ def _test_split(tiles: TileCorpus) -> Split:
     return test
 
 
-def _identity(sweep: Mapping[str, Any], config: EvaluateConfig) -> dict[str, Any]:
-    """What makes an evaluation another one: the students, the tiles, and how they are scored."""
+# Settings that change no score, or only which joint model is scored, whose digest tells that.
+_NOT_HOW = ("chunk", "latency_runs", "joint_model", "joint_evaluations")
+
+
+def _identity(sweep: Mapping[str, Any], config: EvaluateConfig, joint: JointModel | None) -> dict[str, Any]:
+    """What makes an evaluation another one: the models (``students``, by id), the tiles, and how they are scored.
+
+    An evaluation made before the joint model was scored is one without it.
+    """
     students = {record["id"]: record["digest"] for arm in sweep["arms"].values() for record in arm["students"]}
-    how = {key: value for key, value in config.dump().items() if key != "chunk"}
     digest = digest_json({"tiles": sweep["tiles_digest"], "students": students})
-    return {"sweep_digest": digest, "students": students, "tiles_digest": sweep["tiles_digest"], "settings": how}
+    how = {key: value for key, value in config.dump().items() if key not in _NOT_HOW}
+    models = students if joint is None else {**students, JOINT_MODEL: joint.digest}
+    return {"sweep_digest": digest, "students": models, "tiles_digest": sweep["tiles_digest"], "settings": how}
 
 
 def _standing(url: str, identity: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -239,7 +322,8 @@ def _standing(url: str, identity: Mapping[str, Any]) -> dict[str, Any] | None:
     if differences:
         raise ConflictError(
             f"{url}: another evaluation stands here; it differs in\n{listing(differences)}\n"
-            "Choose another paths.evaluation (or out), or remove it"
+            "Choose another paths.evaluation (or out), or remove it; without the joint model, as before there was one: "
+            "evaluate.joint_model false"
         )
     return found
 
@@ -259,7 +343,7 @@ def _put_arrays(url: str, arrays: Mapping[str, np.ndarray], groups: np.ndarray) 
 def _figures(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """What the stage record keeps."""
     return {
-        "num_students": len(evaluation["students"]),
+        "num_students": len(set(evaluation["students"]) - {JOINT_MODEL}),
         "num_test_images": evaluation["test"]["num_images"],
         "test_uses": evaluation["test"]["uses"],
         "miou": {name: arm["miou"] for name, arm in evaluation["arms"].items()},
@@ -275,14 +359,15 @@ def plan(settings: EvaluateSettings) -> Plan:
             f"students {settings.place('sweep')}/sweep.json",
             f"val and test tiles {settings.place('tiles')} (the only reader of test)",
             f"corpus {settings.place('corpus')} (image statistics, if it is there)",
+            *([f"joint model {settings.place('model')}"] if config.joint_model else []),
         ],
         computes=[
-            "a temperature of each student on val, then its scores on test",
+            "a temperature of each model on val, then its scores on test",
             f"intervals at {config.level:g} by {config.num_resamples} paired draws of near-duplicate groups and seeds",
         ],
         writes=[
             f"{settings.place('tiles')}/test_uses/<digest>.json (this use of the test split, counted once)",
-            f"{settings.place('evaluation')}/confusion.npz, proper_scores.npz and, last, evaluation.json",
+            f"{settings.place('evaluation')}/confusion.npz, proper_scores.npz, latency.json and, last, evaluation.json",
         ],
     )
 

@@ -1,5 +1,8 @@
 """Hold the evaluation's candidate against the champion and promote it if it wins; exit status 3 if it does not.
 
+The candidate is the student of highest mIoU on val. ``promotion.candidate`` may put the joint model's own p(y | x) in
+its place, or let it compete on val; whoever stands is held against the same rules, and its version says what it costs.
+
 Under the model's lock the candidate is registered (the same package once) and aliased ``challenger``, the champion is
 read, both are held against the rules, and ``previous`` and ``champion`` move. The decision is logged before anything
 moves, so that the same command completes what a crash cut short.
@@ -23,6 +26,7 @@ import torch
 from dakter import storage
 from dakter.config import digest_json
 from dakter.errors import ConflictError, GateError
+from dakter.evaluate.summary import JOINT_MODEL
 from dakter.promotion import Evidence, PromotionRules, decide
 from dakter.registry import Version
 from dakter.tracking import TrackedRun, Tracker, TrackingConfig
@@ -52,7 +56,7 @@ def promote(settings: PromoteSettings, stop: Stop, score_champion: Scorer = conf
         score_champion: scores a champion on the frozen test set if its run holds no result on it; by default the
             evaluation job's, the only reader of test.
     """
-    candidate = read_candidate(settings)
+    candidate = read_candidate(settings, settings.promotion.candidate)
     tracker = Tracker.open(settings.tracking, settings.out)
     registry = tracker.registry
     stop.check("nothing was registered")
@@ -153,9 +157,11 @@ def _register(settings: PromoteSettings, tracker: Tracker, run: TrackedRun, cand
     if "corpus_digest" in identity:
         run.dataset("corpus", settings.place("corpus"), identity["corpus_digest"], "train")
     tags = {"dakter.student": record["id"], "dakter.arm": record["arm"]}
+    tags |= {f"dakter.{key}": str(value) for key, value in candidate.cost.items()}
     run.tags(tags | ({"dakter.student_run": record["run_id"]} if record.get("run_id") else {}))
     run.params({key: record[key] for key in ("architecture", "encoder", "seed") if key in record})
     run.metrics({f"test/{key}": record[key] for key in ("miou", "nll", "brier") if record.get(key) is not None})
+    run.metrics({key: value for key, value in candidate.cost.items() if not isinstance(value, str)})
     run.file(pack(candidate.confusion, candidate.groups), candidate.showing_name)
     with tempfile.TemporaryDirectory(prefix="dakter-student-") as folder:
         return tracker.log_student(
@@ -167,6 +173,7 @@ def _register(settings: PromoteSettings, tracker: Tracker, run: TrackedRun, cand
             metadata=identity,
             digest=candidate.digest,
             tags=tags | {"dakter.reads": _reads(candidate)},
+            kind=JOINT_MODEL if record["arm"] == JOINT_MODEL else "student",
         )
 
 
@@ -189,7 +196,7 @@ def _decide(
     return {
         "promoted": verdict.promote,
         "candidate": {**facts(version), "id": candidate.record["id"], "arm": candidate.record["arm"]}
-        | {"scores": dict(own.scalars), "made_from": dict(own.provenance)},
+        | {"scores": dict(own.scalars), "made_from": dict(own.provenance), "cost": candidate.cost},
         "champion": None if champion is None else facts(champion),
         "reasons": verdict.to_json(),
         "test_uses": own.test_uses,
@@ -242,7 +249,8 @@ def _standing(
 def _document(settings: PromoteSettings, candidate: Candidate, version: Version, champion: Version | None) -> str:
     question = {
         "test": candidate.test["digest"],
-        "rules": settings.promotion.dump(),
+        # who stands is known by the run that keeps the document
+        "rules": {key: value for key, value in settings.promotion.dump().items() if key != "candidate"},
         "champion": None if champion is None else champion.number,
         "rolled_back": version.tags.get(ROLLED_BACK_TAG),
     }
@@ -272,7 +280,8 @@ def plan(settings: PromoteSettings) -> Plan:
     return Plan(
         reads=[
             f"evaluation {settings.place('evaluation')}/evaluation.json, confusion.npz",
-            f"the candidate below {settings.place('sweep')}, the manifest of {settings.place('tiles')}",
+            f"the candidate ({settings.promotion.candidate}) below {settings.place('sweep')} or in "
+            f"{settings.place('model')}, the manifest of {settings.place('tiles')}",
             f"the champion of {model} and its result on the same test set",
         ],
         computes=[

@@ -1,14 +1,33 @@
-"""A joint model that is good for nothing but sampling something, made in a second."""
+"""Joint models that are good for nothing but sampling or labelling something, made in a second."""
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
+import numpy as np
+import torch
+
+from dakter import rng
 from dakter.diffusion.fit import TrainConfig, TrainingData, fit
-from dakter.diffusion.network import NetworkConfig
-from dakter.diffusion.pipeline import save_model
+from dakter.diffusion.network import JointUNet, NetworkConfig
+from dakter.diffusion.pipeline import JointDiffusionPipeline, save_model
 from dakter.diffusion.schedule import DiffusionConfig
-from dakter.schema import SOS
+from dakter.schema import SOS, ClassTable
+
+
+def random_joint(
+    network: NetworkConfig, diffusion: DiffusionConfig, table: ClassTable, **about: Any
+) -> JointDiffusionPipeline:
+    """A network with random weights everywhere, so that every input shows in its output.
+
+    ``about``: what ``JointDiffusionPipeline.build`` wants beside ``b``.
+    """
+    unet = JointUNet.build(network, 1, len(table))
+    with torch.no_grad():
+        for number, (name, value) in enumerate(unet.named_parameters()):
+            noise = torch.randn(value.shape, generator=rng.torch_generator(5, name, number))
+            value.copy_(noise * 0.3 if value.ndim == 1 else noise / value[0].numel() ** 0.5)
+    return JointDiffusionPipeline.build(unet.eval(), diffusion, b=0.4, class_table=table, **about)
 
 
 def put_tiny_model(url: str) -> None:

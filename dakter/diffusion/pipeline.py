@@ -21,6 +21,7 @@ from torch import nn
 
 from dakter.diffusion.balance import enter_labels
 from dakter.diffusion.network import JointUNet
+from dakter.diffusion.package import PackagedLabeller
 from dakter.diffusion.sampler import Denoiser, SamplerConfig, draw_images, draw_pairs, micro_batches
 from dakter.diffusion.saved import fetch_model, put_model
 from dakter.diffusion.schedule import DiffusionConfig, add_noise, build_scheduler, same_levels
@@ -198,6 +199,34 @@ class JointDiffusionPipeline(DiffusionPipeline):
             return self._soft_label(denoiser, images[at].to(denoiser.device), config, seed, numbers[at].tolist())
 
         return _in_micro_batches(len(images), sampler.micro_batch, run)
+
+    def packaged(self, evaluations: int = 8, seed: int = 0, temperature: float = 1.0) -> PackagedLabeller:
+        """p(y | x) as a module like a packaged student: raw images of any size to probabilities, exportable.
+
+        At ``size_px`` it gives what ``label(images, evaluations, seed, indices=[0, 0, ...])`` gives, then tempered by
+        ``p^(1/T)``. It holds a copy of the weights as they are now, float32 on the CPU, eval mode.
+
+        Raises:
+            ConfigError: the model was trained in mode joint; no evaluation; or a temperature that is not above 0.
+        """
+        self._needs_independent("p(y | x) as a segmenter")
+        config = self.config
+        low, high = config.value_range
+        return PackagedLabeller(
+            nn.Module.to(copy.deepcopy(self.unet), "cpu", torch.float32),
+            objective=config.objective,
+            label_loss=config.label_loss,
+            b=config.b,
+            clean_t=float(config.clean_t),
+            turned=bool(config.dihedral),
+            evaluations=evaluations,
+            seed=seed,
+            period_px=int(config.size_px),
+            value_range=(float(low), float(high)),
+            bands=config.bands,
+            class_names=self.class_table.names,
+            temperature=temperature,
+        ).eval()
 
     def render(
         self,

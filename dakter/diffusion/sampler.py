@@ -46,8 +46,8 @@ class Denoiser:
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor, t_x: float, t_y: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Clean image ``(B, C, H, W)`` and soft label ``(B, K, H, W)``, float32; one pair of levels for all rows."""
-        levels_x = torch.full((len(x),), t_x, device=self.device)
-        levels_y = torch.full((len(x),), t_y, device=self.device)
+        levels_x = torch.full((x.shape[0],), t_x, device=self.device)  # len(x) would freeze it in an exported graph
+        levels_y = torch.full((x.shape[0],), t_y, device=self.device)
         out = self.network(x.to(self.dtype), y.to(self.dtype), levels_x, levels_y)
         image = clean_image(out.image.float(), x, levels_x, self.objective)
         return (image.clamp(-1, 1) if self.clip else image), probabilities(out.logits, self.label_loss)

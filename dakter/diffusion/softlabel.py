@@ -11,7 +11,7 @@ nothing over the noise draws, which alone hardly differ.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -22,6 +22,9 @@ from dakter.diffusion.balance import reenter
 from dakter.diffusion.sampler import Denoiser, reverse
 from dakter.diffusion.schedule import add_noise
 from dakter.turns import NUM_TURNS, turn, turn_back
+
+# streams of dakter.rng
+IMAGE_NOISE, LABEL_NOISE = "label/image-noise", "label/noise"
 
 
 class SoftLabelConfig(Config):
@@ -39,8 +42,44 @@ class SoftLabelConfig(Config):
 
 
 def _level_noise(x: torch.Tensor, clean_t: float, seed: int, draw: int, indices: Sequence[int]) -> torch.Tensor:
-    noise = rng.normal(tuple(x.shape[1:]), seed, "label/image-noise", draw, indices).to(x.device)
+    noise = rng.normal(tuple(x.shape[1:]), seed, IMAGE_NOISE, draw, indices).to(x.device)
     return add_noise(x, noise, torch.full((len(x),), clean_t))
+
+
+# (draw, height, width) -> standard normal noise (B or 1, channels, height, width), where the images are
+DrawNoise = Callable[[int, int, int], torch.Tensor]
+
+
+def average_readout(
+    denoiser: Denoiser,
+    x_BCHW: torch.Tensor,
+    *,
+    image_noise: DrawNoise,
+    label_noise: DrawNoise,
+    clean_t: float,
+    evaluations: int,
+    turned: bool,
+) -> torch.Tensor:
+    """p(y | x), float32 ``(B, K, H, W)``: the mean over ``evaluations`` given draws of the noise.
+
+    Args:
+        denoiser: the model.
+        x_BCHW: images at model scale.
+        image_noise: takes the image to ``clean_t``, and is turned with it.
+        label_noise: the label input; asked for the size of the turned image.
+        clean_t, evaluations, turned: as for ``readout``.
+    """
+    height, width = x_BCHW.shape[2:]
+    levels = torch.full((x_BCHW.shape[0],), clean_t)
+    total: torch.Tensor | None = None
+    for draw in range(evaluations):
+        which = draw % NUM_TURNS if turned else 0
+        x = turn(add_noise(x_BCHW, image_noise(draw, height, width), levels), which)
+        y = label_noise(draw, *x.shape[2:]).expand(x.shape[0], -1, -1, -1)
+        soft = turn_back(denoiser(x, y, clean_t, 1.0)[1], which)
+        total = soft if total is None else total + soft
+    assert total is not None, "at least one evaluation"
+    return total / evaluations
 
 
 def readout(
@@ -55,13 +94,21 @@ def readout(
     turned: bool = False,
 ) -> torch.Tensor:
     """p(y | x), float32 ``(B, K, H, W)``, the mean over ``evaluations`` draws of the noise (``turned``: and turns)."""
-    total = torch.zeros(len(x_BCHW), num_classes, *x_BCHW.shape[2:], device=x_BCHW.device)
-    for draw in range(evaluations):
-        which = draw % NUM_TURNS if turned else 0
-        x = turn(_level_noise(x_BCHW, clean_t, seed, draw, indices), which)
-        y = rng.normal((num_classes, *x.shape[2:]), seed, "label/noise", draw, indices).to(x.device)
-        total += turn_back(denoiser(x, y, clean_t, 1.0)[1], which)
-    return total / evaluations
+
+    def noise(stream: str, channels: int) -> DrawNoise:
+        return lambda draw, height, width: rng.normal((channels, height, width), seed, stream, draw, indices).to(
+            x_BCHW.device
+        )
+
+    return average_readout(
+        denoiser,
+        x_BCHW,
+        image_noise=noise(IMAGE_NOISE, x_BCHW.shape[1]),
+        label_noise=noise(LABEL_NOISE, num_classes),
+        clean_t=clean_t,
+        evaluations=evaluations,
+        turned=turned,
+    )
 
 
 def chains(
@@ -82,7 +129,7 @@ def chains(
     for draw in range(num_chains):
         which = draw % NUM_TURNS if turned else 0
         x = turn(_level_noise(x_BCHW, clean_t, seed, draw, indices), which)
-        y = rng.normal((num_classes, *x.shape[2:]), seed, "label/noise", draw, indices).to(x.device)
+        y = rng.normal((num_classes, *x.shape[2:]), seed, LABEL_NOISE, draw, indices).to(x.device)
         soft = total
 
         def predict(state: torch.Tensor, t: float, x: torch.Tensor = x) -> torch.Tensor:

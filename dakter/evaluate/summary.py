@@ -23,13 +23,23 @@ from dakter.evaluate.bootstrap import (
 from dakter.evaluate.scores import CLASS_SCORES, Scores, number, numbers
 
 CONTROL = "real"
+# Arm, and id, of the joint model's own p(y | x): a model beside the students, no recipe with seeds.
+JOINT_MODEL = "joint-model"
 # The one contrast that is not corrected for looking at many.
 PRIMARY = ("distilled", "miou")
 
 
+# Of a record; the last two are the joint model's.
+_KEPT = (
+    *("id", "path", "seed", "architecture", "encoder", "num_parameters", "evaluations", "val_miou", "digest"),
+    *("model_digest", "noise_seed"),
+)
+
+
 @dataclass(frozen=True)
 class ScoredStudent:
-    """A student's record in the sweep (``id``, ``path``, ``seed``, ``val_miou``, ...) and its scores on test."""
+    """A model's scores on test, and its record: of a student that in the sweep (``id``, ``path``, ``seed``,
+    ``val_miou``, ...), of the joint model what evaluation says of it (``id``, ``val_miou``, ...)."""
 
     record: Mapping[str, Any]
     scores: Scores
@@ -42,7 +52,8 @@ def summarise(arms: Arms, groups: np.ndarray, class_names: tuple[str, ...], resa
     """The tables of ``evaluation.json``: ``arms``, ``contrasts`` and ``candidate``.
 
     Args:
-        arms: students of each arm, at least one each; all scored on the same images in the same order.
+        arms: students of each arm, at least one each, and the joint model as an arm of its own if it was scored; all
+            on the same images in the same order.
         groups: group of near-duplicates of each image ``(N,)``.
         class_names: names of the K classes.
         resampling: draws of all intervals.
@@ -58,8 +69,11 @@ def summarise(arms: Arms, groups: np.ndarray, class_names: tuple[str, ...], resa
 
 
 def candidate(arms: Arms) -> dict[str, str]:
-    """The student to put up for promotion: highest mIoU on val over all arms, the first of equals."""
-    pairs = [(name, student) for name, students in arms.items() for student in students]
+    """The student to put up for promotion: highest mIoU on val over all arms of students, the first of equals.
+
+    The joint model is not among them; promotion takes it if it is asked to (``promotion.candidate``).
+    """
+    pairs = [(name, student) for name, students in arms.items() if name != JOINT_MODEL for student in students]
     if not pairs:
         raise DataError("the sweep holds no student; expected at least one: run jobs/distill.py to its end")
     name, best = max(pairs, key=lambda pair: float(pair[1].record["val_miou"]))
@@ -162,9 +176,8 @@ def _arm(
         _interval_json(proper["nll"], most=math.inf),
         _interval_json(proper["brier"], most=2.0),
     )
-    kept = ("id", "path", "seed", "architecture", "encoder", "num_parameters", "val_miou", "digest")
     out["students"] = [
-        {key: student.record[key] for key in kept if key in student.record} | table
+        {key: student.record[key] for key in _KEPT if key in student.record} | table
         for student, table in zip(students, tables, strict=True)
     ]
     return out

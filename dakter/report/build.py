@@ -60,6 +60,7 @@ def _facts(inputs: ReportInputs, said: Verdict) -> dict[str, Any]:
         "contrasts": [dict(c) for c in inputs.contrasts()],
         "class_names": list(inputs.classes.names),
         "arms": {arm: _arm(table) for arm, table in evaluated.items()},
+        "latency": dict(inputs.latency) or None,
         "candidate": inputs.evaluation.get("candidate"),
         "decision": dict(inputs.decision) or None,
         "decision_in_words": said.decision,
@@ -90,7 +91,8 @@ def _facts(inputs: ReportInputs, said: Verdict) -> dict[str, Any]:
 
 def _arm(arm: Mapping[str, Any]) -> dict[str, Any]:
     """Scores of an arm; of its students what tells them apart, without the reliability tables."""
-    kept = ("id", "seed", "architecture", "miou", "iou", "nll", "brier", "ece", "temperature")
+    about = ("id", "seed", "architecture", "num_parameters", "evaluations", "temperature")
+    kept = (*about, "miou", "iou", "nll", "brier", "ece")
     scores = {key: value for key, value in arm.items() if key != "students"}
     return {**scores, "students": [{k: s[k] for k in kept if k in s} for s in arm["students"]]}
 

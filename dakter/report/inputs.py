@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 
 from dakter.errors import DataError
+from dakter.evaluate.summary import JOINT_MODEL
 from dakter.schema import ClassTable, check_images, check_labels
 
 STAGES = ("prepare", "train", "generate", "distill", "evaluate", "promote")
 # The two arms of the main job, and what a reader calls them.
 CONTROL, DISTILLED = "real", "distilled"
 ARM_NAMES = {CONTROL: "real only (control)", DISTILLED: "distilled"}
+# All that may be evaluated: the joint model is no arm of students, and no part of the comparison of the two.
+MODEL_NAMES = {**ARM_NAMES, JOINT_MODEL: "joint model, p(y given x)"}
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class ReportInputs:
         tiles_manifest: manifest of the tile corpus as JSON (``class_table`` is needed; the rest is shown if there).
         sweep: sweep.json of the distillation.
         evaluation: evaluation.json.
+        latency: latency.json of the evaluation; empty if nothing was measured.
         decision: decision.json of the promotion.
         training_history: log lines of the generator's training: step, loss, image_loss, label_loss.
         training_curve: looks of that training at p(y | x): step, val_nll, train_nll, val_miou; empty if it took none.
@@ -57,6 +61,7 @@ class ReportInputs:
     generated_indices: Sequence[int] = ()
     predictions: tuple[np.ndarray, np.ndarray, Mapping[str, np.ndarray]] | None = None
     speckle: Mapping[str, Any] = field(default_factory=dict)
+    latency: Mapping[str, Any] = field(default_factory=dict)
     settings_yaml: str = ""
     date: str = ""
     title: str = ""

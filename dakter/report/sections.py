@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from markupsafe import Markup
 
 from dakter.report import figures, pairs, pictures
 from dakter.report.figures import Curve, Interval
-from dakter.report.inputs import ARM_NAMES, CONTROL, DISTILLED, STAGES, ReportInputs
+from dakter.report.inputs import ARM_NAMES, CONTROL, DISTILLED, MODEL_NAMES, STAGES, ReportInputs
 from dakter.report.page import plain
 from dakter.report.pairs import Pair
 from dakter.report.verdict import direction, level
@@ -38,6 +39,10 @@ def _row(name: str, found: Mapping[str, float | None], scale: float, primary: bo
     return Interval(name, scale * mean, scale * low, scale * high, primary)
 
 
+def _difference(contrast: Mapping[str, Any]) -> dict[str, float | None]:
+    return estimate({"mean": contrast["difference"], "low": contrast["low"], "high": contrast["high"]})
+
+
 def _contrast_name(contrast: Mapping[str, Any]) -> str:
     metric = str(contrast["metric"])
     if metric == "miou":
@@ -57,7 +62,7 @@ def gain(inputs: ReportInputs) -> dict[str, Any] | None:
     for contrast in contrasts:
         metric, name = str(contrast["metric"]), _contrast_name(contrast)
         in_points = "iou" in metric
-        found = estimate({"mean": contrast["difference"], "low": contrast["low"], "high": contrast["high"]})
+        found = _difference(contrast)
         row = _row(name, found, 100.0 if in_points else 1.0, metric == "miou")
         if row is not None:
             plots[in_points].append(row)
@@ -80,8 +85,37 @@ def gain(inputs: ReportInputs) -> dict[str, Any] | None:
     }
 
 
+def models(inputs: ReportInputs) -> list[dict[str, Any]]:
+    """A row for everything that was evaluated: scores on test, the difference to the control, and what it costs.
+
+    ``ms`` is the median over an arm's students of their median milliseconds an image, None where not all were measured.
+    """
+    rows = []
+    for name, words in MODEL_NAMES.items():
+        arm = inputs.evaluation.get("arms", {}).get(name)
+        if arm is None:
+            continue
+        contrast = next(
+            (c for c in inputs.evaluation["contrasts"] if c["name"] == f"{name} - {CONTROL}" and c["metric"] == "miou"),
+            None,
+        )
+        measured = [inputs.latency.get("models", {}).get(student["id"], {}).get("ms") for student in arm["students"]]
+        rows.append(
+            {
+                "name": words,
+                "miou": estimate(arm["miou"]),
+                "nll": estimate(arm.get("nll_interval") or arm.get("nll")),
+                "difference": None if contrast is None else _difference(contrast),
+                "num_parameters": arm["students"][0].get("num_parameters"),
+                "evaluations": arm["students"][0].get("evaluations"),
+                "ms": None if None in measured else statistics.median(measured),
+            }
+        )
+    return rows
+
+
 def scores(inputs: ReportInputs) -> dict[str, Any] | None:
-    """Per-class scores of both arms."""
+    """Per-class scores of both arms, and a row for each model."""
     arms = inputs.evaluation.get("arms", {})
     if CONTROL not in arms or DISTILLED not in arms:
         return None
@@ -101,7 +135,7 @@ def scores(inputs: ReportInputs) -> dict[str, Any] | None:
         if drawn[0] is not None and drawn[1] is not None:
             plotted.append((name, drawn[0], drawn[1]))
     plot = figures.levels("IoU on the test set, %", plotted, x_label="IoU, %")
-    return {"rows": rows, "plot": plot, "test": inputs.evaluation.get("test", {})}
+    return {"rows": rows, "plot": plot, "test": inputs.evaluation.get("test", {}), "models": models(inputs)}
 
 
 def _of_class(values: Any, k: int, name: str) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from dakter.evaluate.summary import JOINT_MODEL
 from dakter.report.inputs import CONTROL, DISTILLED, ReportInputs
 
 Outcome = Literal["gain", "loss", "not shown", "not evaluated"]
@@ -82,6 +83,8 @@ def _headline(inputs: ReportInputs) -> tuple[Outcome, str]:
 
 
 def _candidate(inputs: ReportInputs) -> str:
+    if inputs.decision.get("candidate", {}).get("arm") == JOINT_MODEL:
+        return "The candidate is the joint model as a segmenter, by its own p(y given x), and no student."
     candidate = inputs.evaluation.get("candidate")
     if not candidate:
         return "No candidate has been chosen."

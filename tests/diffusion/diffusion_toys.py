@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from tiny_model import random_joint
 
-from dakter import rng
 from dakter.diffusion.batch import TrainingData
 from dakter.diffusion.fit import FitResult, TrainConfig, fit
-from dakter.diffusion.network import JointUNet, NetworkConfig
+from dakter.diffusion.network import NetworkConfig
 from dakter.diffusion.pipeline import JointDiffusionPipeline
 from dakter.diffusion.schedule import DiffusionConfig, alpha_sigma
 from dakter.schema import IGNORE, SOS
@@ -51,24 +51,13 @@ def run_fit(train: TrainConfig = TRAIN, **changes: Any) -> FitResult:
     return fit(network, diffusion, train, data, **{**arguments, **changes})
 
 
-def random_pipeline(mode: str = "independent", size: int = 16, dihedral: bool = False) -> JointDiffusionPipeline:
-    """A network with random weights everywhere, so that every input shows in its output."""
-    unet = JointUNet.build(TINY, 1, 2)
-    with torch.no_grad():
-        for number, (name, value) in enumerate(unet.named_parameters()):
-            noise = torch.randn(value.shape, generator=rng.torch_generator(5, name, number))
-            value.copy_(noise * 0.3 if value.ndim == 1 else noise / value[0].numel() ** 0.5)
-    config = DiffusionConfig.model_validate({"mode": mode})
-    return JointDiffusionPipeline.build(
-        unet.eval(),
-        config,
-        b=0.4,
-        dihedral=dihedral,
-        size_px=size,
-        class_table=SOS,
-        bands=("vv",),
-        value_range=(0.0, 255.0),
-    )
+def random_pipeline(
+    mode: str = "independent", size: int = 16, dihedral: bool = False, network: NetworkConfig = TINY
+) -> JointDiffusionPipeline:
+    """``random_joint`` of two classes."""
+    diffusion = DiffusionConfig.model_validate({"mode": mode})
+    about = {"bands": ("vv",), "value_range": (0.0, 255.0)}
+    return random_joint(network, diffusion, SOS, dihedral=dihedral, size_px=size, **about)
 
 
 class Oracle:

@@ -90,6 +90,8 @@ def test_report_json_holds_the_evidence(run: Any) -> None:
             "sea surface", "oil spill", "look-alike", "ship", "land",
         ]  # fmt: skip
         assert {"mean", "low", "high"} <= set(report["arms"][arm]["iou"][0])
+    assert set(report["arms"]) == {"real", "distilled", "joint-model"}
+    assert set(report["latency"]["models"]) == {row["id"] for arm in report["arms"].values() for row in arm["students"]}
     text = json.dumps(report)
     assert '"promoted": ' in text
     model = json.loads((out / "stages/train.json").read_text())["figures"]

@@ -102,5 +102,7 @@ def test_without_a_control_there_is_no_contrast(arms: dict[str, list[ScoredStude
 
 def test_candidate_is_the_best_on_val_whatever_its_arm_and_test_score(arms: dict[str, list[ScoredStudent]]) -> None:
     assert candidate(arms) == {"arm": "real", "id": "real-seed1", "why": "highest val mIoU"}
+    joint = {"joint-model": [student("joint-model", 0, 0.99, 0.9)]}
+    assert candidate({**joint, **arms})["id"] == "real-seed1", "the joint model is none of the students"
     with pytest.raises(DataError, match="no student"):
-        candidate({"real": []})
+        candidate({"real": [], **joint})

@@ -1,9 +1,13 @@
-"""The evaluation job on a handmade sweep: students with constant predictions, so that every score is known."""
+"""The evaluation job on a handmade sweep: students with constant predictions, so that every score is known.
+
+Beside them stands a joint model of random weights.
+"""
 
 from __future__ import annotations
 
 import io
 import json
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ import torch
 from aws_stacks import Roles, beyond_jobs
 from fake_pairs import FakeSampler
 from s3_recorder import Asked, artefacts
+from tiny_model import random_joint
 
 from dakter import storage
 from dakter.config import digest_json
@@ -21,10 +26,13 @@ from dakter.corpus.commit import write_shard
 from dakter.corpus.layout import CorpusConfig, Layout
 from dakter.corpus.shard import compute
 from dakter.data.tiles import Split, TileCorpus, TilesManifest, arrays_of, split_digest, write_split
+from dakter.diffusion.network import NetworkConfig
+from dakter.diffusion.pipeline import open_model, save_model
+from dakter.diffusion.schedule import DiffusionConfig
 from dakter.errors import ConflictError, DataError, IntegrityError, Stopped
-from dakter.evaluate.calibration import fit_temperature
-from dakter.metrics import miou
-from dakter.schema import IGNORE, OSD
+from dakter.evaluate.calibration import fit_temperature, proper_sums
+from dakter.metrics import confusion_matrix, miou
+from dakter.schema import IGNORE, OSD, to_model
 from dakter.students.models import StudentConfig, build
 from dakter.students.store import save_student
 from jobs import evaluate
@@ -99,6 +107,20 @@ def constant_student(url: str, probabilities: list[float]) -> str:
     return save_student(url, model, SMALL, 1, 5, {})
 
 
+def put_joint_model(url: str, tiles_digest: str, *, mode: str = "independent", width: int = 8) -> str:
+    """A joint model of these tiles, with random weights; returns its digest."""
+    pipeline = random_joint(
+        NetworkConfig(widths=(width, 16), blocks=(1, 1)),
+        DiffusionConfig.model_validate({"mode": mode}),
+        OSD,
+        dihedral=True,
+        size_px=SIZE,
+        bands=("vv",),
+        value_range=(-30.0, 0.0),
+    )
+    return save_model(pipeline, url, {"identity": {"tiles_digest": tiles_digest}})
+
+
 STUDENTS = {
     "real": ([0.9, 0.025, 0.025, 0.025, 0.025], [0.6, 0.1, 0.1, 0.1, 0.1]),  # both say sea
     "distilled": ([0.2, 0.5, 0.1, 0.1, 0.1], [0.6, 0.25, 0.05, 0.05, 0.05]),  # oil; sea, but better calibrated
@@ -128,15 +150,22 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             )
         arms[arm] = {"students": students}
     storage.put_json(str(out / "sweep" / "sweep.json"), {"tiles_digest": manifest.digest, "arms": arms})
+    put_joint_model(str(out / "model"), manifest.digest)
     return out
 
 
-def settings(out: Path | str, evaluation: Path | str | None = None, **changes: Any) -> EvaluateSettings:
+SHORT = {"num_resamples": 200, "chunk": 4, "joint_evaluations": 2, "latency_runs": 1}
+
+
+def settings(
+    out: Path | str, evaluation: Path | str | None = None, model: Path | None = None, **changes: Any
+) -> EvaluateSettings:
+    places = {"evaluation": evaluation, "model": model}
     return EvaluateSettings.model_validate(
         {
             "out": str(out),
-            "paths": {"evaluation": None if evaluation is None else str(evaluation)},
-            "evaluate": {"num_resamples": 200, "chunk": 4, **changes},
+            "paths": {name: None if place is None else str(place) for name, place in places.items()},
+            "evaluate": {**SHORT, **changes},
         }
     )
 
@@ -185,7 +214,7 @@ def test_candidate_contrasts_and_test_set_are_told(result: dict[str, Any]) -> No
 
 def test_per_image_confusion_is_kept(made: Path, result: dict[str, Any]) -> None:
     with np.load(io.BytesIO(storage.read_bytes(str(made / "evaluation" / "confusion.npz")))) as found:
-        assert set(found) == {"groups", *VAL_MIOU}
+        assert set(found) == {"groups", "joint-model", *VAL_MIOU}
         confusion = found["distilled-seed0"]
         assert confusion.shape == (NUM_TEST, 5, 5)
         assert confusion.dtype == np.int64
@@ -223,6 +252,106 @@ def test_another_sweep_or_other_settings_are_refused_by_name(
     storage.put_json(str(tmp_path / "sweep" / "sweep.json"), sweep)
     with pytest.raises(ConflictError, match="learned from tiles 0000"):
         evaluate.run(fewer, Stop())
+
+
+def label_of_the_pipeline(made: Path, images: np.ndarray) -> np.ndarray:
+    """p(y | x) of stored images, asked twice as in SHORT, every one with the noise of sample 0."""
+    pipeline = open_model(str(made / "model")).pipeline
+    return pipeline.label(to_model(images), evaluations=2, seed=0, indices=[0] * len(images)).numpy()
+
+
+def test_the_joint_model_is_scored_as_what_would_be_registered(made: Path, result: dict[str, Any]) -> None:
+    (joint,) = result["arms"]["joint-model"]["students"]
+    test, val = split("test", NUM_TEST, 3), split("val", 4, 2)
+    p = label_of_the_pipeline(made, test.images)
+    with np.load(io.BytesIO(storage.read_bytes(str(made / "evaluation" / "confusion.npz")))) as found:
+        confusion = found["joint-model"]
+    expected = np.stack([confusion_matrix(y, q.argmax(0), 5) for y, q in zip(test.labels, p, strict=True)])
+    assert len(np.unique(p.argmax(1))) > 2, "a model that says one class everywhere would show little"
+    assert np.abs(confusion - expected).sum() <= 4  # pixels in which two classes are as good as equal
+    nll, brier, pixels = proper_sums(p, test.labels).sum(0)
+    assert (joint["nll"], joint["brier"]) == pytest.approx((nll / pixels, brier / pixels), rel=1e-4)
+    q = label_of_the_pipeline(made, val.images)
+    on_val = sum(confusion_matrix(y, v.argmax(0), 5) for y, v in zip(val.labels, q, strict=True))
+    assert joint["val_miou"] == pytest.approx(miou(np.asarray(on_val)), abs=2e-3)
+    # its temperature is of val, and goes into the package as it went into the scores
+    temperature = fit_temperature(q.transpose(0, 2, 3, 1).reshape(-1, 5), val.labels.reshape(-1))
+    assert joint["temperature"] == pytest.approx(temperature, rel=1e-3)
+    package = open_model(str(made / "model")).pipeline.packaged(2, 0, joint["temperature"])
+    with torch.no_grad():
+        tempered = package(torch.from_numpy(test.images.astype(np.float32) / 255 * 30 - 30)).numpy()
+    nll, _, _ = proper_sums(tempered, test.labels).sum(0)
+    assert joint["nll_tempered"] == pytest.approx(nll / pixels, rel=1e-4)
+    assert (joint["evaluations"], joint["num_parameters"]) == (2, package.num_parameters)
+    assert joint["model_digest"] == open_model(str(made / "model")).digest
+
+
+def test_the_joint_model_has_intervals_and_a_contrast_and_is_no_candidate(result: dict[str, Any]) -> None:
+    joint = result["arms"]["joint-model"]
+    assert joint["miou"]["low"] < joint["miou"]["mean"] < joint["miou"]["high"]
+    contrast = next(c for c in result["contrasts"] if (c["name"], c["metric"]) == ("joint-model - real", "miou"))
+    assert contrast["difference"] == pytest.approx(joint["miou"]["mean"] - result["arms"]["real"]["miou"]["mean"])
+    assert (contrast["primary"], contrast["p_holm"] is None) == (False, False)
+    assert result["candidate"]["arm"] == "real"
+
+
+def test_another_joint_model_is_another_evaluation(made: Path, result: dict[str, Any], tmp_path: Path) -> None:
+    hexes = "[0-9a-f]{64}"
+    with pytest.raises(ConflictError, match=rf"students joint-model: {hexes} there, {hexes} here"):
+        evaluate.run(settings(made, joint_evaluations=3), Stop())
+    put_joint_model(str(tmp_path / "model"), result["tiles_digest"], width=16)
+    with pytest.raises(ConflictError, match=rf"students joint-model: {hexes} there, {hexes} here"):
+        evaluate.run(settings(made, model=tmp_path / "model"), Stop())
+    with pytest.raises(ConflictError, match=rf"students joint-model: {hexes} there, None here"):
+        evaluate.run(settings(made, joint_model=False), Stop())
+
+
+def test_without_the_joint_model_it_is_the_evaluation_that_it_was_before(
+    made: Path, result: dict[str, Any], tmp_path: Path
+) -> None:
+    off = settings(made, tmp_path / "evaluation", tmp_path / "no-model", joint_model=False, latency_runs=0)
+    evaluate.run(off, Stop())
+    found = storage.read_json(str(tmp_path / "evaluation" / "evaluation.json"))
+    assert set(found["students"]) == set(VAL_MIOU)
+    assert set(found["settings"]) == {"num_resamples", "level", "seed", "temperature_pixels", "num_images"}
+    assert found["arms"]["real"]["miou"] == result["arms"]["real"]["miou"]
+    assert not (tmp_path / "evaluation" / "latency.json").exists()
+    assert evaluate.run(off, Stop())["already_done"] is True
+    with pytest.raises(ConflictError, match=r"joint-model: None there.*\n.*evaluate\.joint_model false"):
+        evaluate.run(settings(made, tmp_path / "evaluation"), Stop())
+
+
+def test_a_model_of_mode_joint_is_left_out_and_the_log_says_so(
+    made: Path, result: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put_joint_model(str(tmp_path / "model"), result["tiles_digest"], mode="joint")
+    tiles = TileCorpus.open(str(made / "tiles"))
+    with caplog.at_level(logging.INFO, "dakter.jobs.evaluate"):
+        assert evaluate.joint_model(settings(made, model=tmp_path / "model"), tiles) is None
+        assert "trained with diffusion.mode joint, which has no p(y | x)" in caplog.text
+    with pytest.raises(ConflictError, match=r"students joint-model: [0-9a-f]{64} there, None here"):
+        evaluate.run(settings(made, model=tmp_path / "model"), Stop())
+
+
+def test_a_joint_model_that_is_missing_or_of_other_tiles_is_refused(made: Path, tmp_path: Path) -> None:
+    asked = settings(made, tmp_path / "evaluation", tmp_path / "model")
+    with pytest.raises(DataError, match=r"no joint model .*evaluate\.joint_model false"):
+        evaluate.run(asked, Stop())
+    put_joint_model(str(tmp_path / "model"), "f" * 64)
+    with pytest.raises(ConflictError, match=r"tiles: ffffffffffffffff there, [0-9a-f]{16} here"):
+        evaluate.run(asked, Stop())
+    assert not (tmp_path / "evaluation").exists()
+
+
+def test_latency_of_every_model_is_told_with_the_machine(made: Path, result: dict[str, Any]) -> None:
+    told = storage.read_json(str(made / "evaluation" / "latency.json"))
+    assert {name: row["digest"] for name, row in told["models"].items()} == result["students"]
+    assert all(row["ms"] > 0 for row in told["models"].values())
+    assert "cores of" in told["hardware"]
+    assert (told["size_px"], told["runs"]) == (SIZE, 1)
+    real = result["arms"]["real"]["students"][0]
+    assert real["evaluations"] == 1
+    assert real["num_parameters"] == sum(p.numel() for p in build(SMALL, 1, 5).parameters())
 
 
 def test_a_replaced_student_is_refused_and_nothing_is_written(made: Path, tmp_path: Path) -> None:
@@ -292,11 +421,12 @@ def test_image_statistics_compare_the_corpus_with_train_and_val(made: Path, tmp_
 
 
 def test_everything_on_s3(made: Path, result: dict[str, Any], s3_bucket: str) -> None:
-    for name in ("tiles", "sweep"):
+    for name in ("tiles", "sweep", "model"):
         storage.upload_folder(made / name, f"{s3_bucket}/run/{name}")
     for key in storage.sizes(f"{s3_bucket}/run/tiles/test_uses"):
         storage.delete(f"{s3_bucket}/run/tiles/test_uses/{key}")
-    arguments = ["--out", f"{s3_bucket}/run", "--evaluate.num_resamples", "200", "--evaluate.chunk", "4"]
+    arguments = ["--out", f"{s3_bucket}/run"]
+    arguments += [word for key, value in SHORT.items() for word in (f"--evaluate.{key}", str(value))]
     assert main(evaluate.JOB, arguments) == 0
     assert storage.read_json(f"{s3_bucket}/run/evaluation/evaluation.json") == result
     assert storage.read_json(f"{s3_bucket}/run/stages/evaluate.json")["figures"]["test_uses"] == 1
@@ -313,10 +443,10 @@ def test_an_evaluation_on_s3_asks_for_what_jobs_may(
     roles: Roles, made: Path, s3_bucket: str, s3_requests: Asked
 ) -> None:
     out = f"{s3_bucket}/runs/a"
-    for part in ("tiles", "sweep"):
+    for part in ("tiles", "sweep", "model"):
         storage.upload_folder(made / part, f"{out}/{part}")
     before = len(s3_requests())
     execute(evaluate.JOB, settings(out), Stop())
     asked = s3_requests()[before:]
-    assert artefacts(asked, "runs/a/") == {"tiles", "corpus", "sweep", "evaluation", "stages", "run.json"}
+    assert artefacts(asked, "runs/a/") == {"tiles", "model", "corpus", "sweep", "evaluation", "stages", "run.json"}
     assert beyond_jobs(asked, roles, s3_bucket) == set()

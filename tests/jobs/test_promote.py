@@ -14,20 +14,27 @@ import pytest
 import torch
 from aws_stacks import Roles, beyond_jobs
 from s3_recorder import Asked, artefacts
+from tiny_model import random_joint
 
 from dakter import storage
-from dakter.errors import ConflictError, GateError
+from dakter.diffusion.network import NetworkConfig
+from dakter.diffusion.pipeline import open_model, save_model
+from dakter.diffusion.schedule import DiffusionConfig
+from dakter.errors import ConflictError, DataError, GateError, IntegrityError
 from dakter.promotion import PromotionRules
 from dakter.registry import Registry
+from dakter.schema import SOS
 from dakter.students.models import StudentConfig, build
 from dakter.students.store import load_student, save_student
 from dakter.tracking import Tracker, TrackingConfig
 from jobs import promote
 from jobs._candidate import read_candidate
 from jobs._cli import Stop, execute, main
+from jobs._packages import open_joint_model
 from jobs.promote import PromoteSettings
 
-NAMES = ["sea surface", "oil spill"]
+NAMES = list(SOS.names)
+TILES: dict[str, Any] = {"digest": "a" * 64, "bands": ["VV"], "value_range": [0.0, 255.0]}
 GROUPS = np.repeat(np.arange(12), 2)
 
 
@@ -44,8 +51,7 @@ def stages(out: Path, uri: str, *, hits: float, seed: int = 0, test: str = "t" *
     torch.manual_seed(seed)
     student = StudentConfig(architecture="Linknet", encoder="resnet18")
     digest = save_student(f"{out}/sweep/students/real-seed{seed}", build(student, 1, 2), student, 1, 2, {})
-    tiles = {"digest": "a" * 64, "bands": ["VV"], "value_range": [0.0, 255.0]}
-    storage.put_json(f"{out}/tiles/manifest.json", tiles)
+    storage.put_json(f"{out}/tiles/manifest.json", TILES)
     storage.put_json(f"{out}/sweep/sweep.json", {"tiles_digest": "a" * 64, "corpus_digest": "c" * 64})
     name = f"real-seed{seed}"
     record = {"id": name, "path": f"students/{name}", "seed": seed, "temperature": 1.5, "miou": hits, "nll": 0.2}
@@ -63,6 +69,48 @@ def stages(out: Path, uri: str, *, hits: float, seed: int = 0, test: str = "t" *
     storage.put_json(f"{out}/evaluation/evaluation.json", evaluation)
     rules = PromotionRules(num_resamples=200, max_class_drop=0.1)
     return PromoteSettings(out=str(out), tracking=TrackingConfig(uri=uri, lock_wait_s=60), promotion=rules)
+
+
+def put_joint_model(out: Path, width: int = 8) -> str:
+    """A joint model of those tiles, with random weights; returns the digest by which an evaluation knows it."""
+    pipeline = random_joint(
+        NetworkConfig(widths=(width, 16), blocks=(1, 1)),
+        DiffusionConfig(),
+        SOS,
+        dihedral=True,
+        size_px=16,
+        bands=("VV",),
+        value_range=(0.0, 255.0),
+    )
+    save_model(pipeline, f"{out}/model", {"identity": {"tiles_digest": TILES["digest"]}})
+    joint = open_joint_model(f"{out}/model", TILES, NAMES, evaluations=2, seed=4)
+    assert joint is not None
+    return joint.digest
+
+
+def with_joint_model(settings: PromoteSettings, *, hits: float, val_miou: tuple[float, float]) -> PromoteSettings:
+    """The same stages with a joint model that was trained, and scored beside the student; mIoU on val of both."""
+    out = Path(settings.out)
+    digest = put_joint_model(out)
+    evaluation = storage.read_json(f"{out}/evaluation/evaluation.json")
+    (student,) = evaluation["arms"]["real"]["students"]
+    student["val_miou"] = val_miou[0]
+    record = {"id": "joint-model", "temperature": 1.5, "miou": hits, "nll": 0.2, "val_miou": val_miou[1]}
+    record |= {"architecture": "JointUNet", "evaluations": 2, "noise_seed": 4, "digest": digest}
+    evaluation["arms"]["joint-model"] = {"students": [record]}
+    evaluation["students"]["joint-model"] = digest
+    storage.put_json(f"{out}/evaluation/evaluation.json", evaluation)
+    with np.load(out / "evaluation" / "confusion.npz") as found:
+        arrays = dict(found)
+    np.savez(out / "evaluation" / "confusion.npz", allow_pickle=False, **arrays, **{"joint-model": confusion(hits)})
+    told = {"hardware": "2 cores", "size_px": 64, "runs": 7}
+    models = {"joint-model": {"digest": digest, "ms": 12.5}, student["id"]: {"digest": "of another", "ms": 1.0}}
+    storage.put_json(f"{out}/evaluation/latency.json", {**told, "models": models})
+    return settings
+
+
+def choosing(settings: PromoteSettings, **rules: Any) -> PromoteSettings:
+    return settings.model_copy(update={"promotion": settings.promotion.model_copy(update=rules)})
 
 
 def never(*_: Any, **__: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -89,20 +137,10 @@ def test_life_of_a_model(tmp_path: Path, uri: str) -> None:
     again = promote.promote(first, Stop(), never)
     assert again == {**decision, "already_done": True}
 
-    # Anyone, in another process, with nothing of this project but the address.
     raw = np.random.default_rng(0).uniform(-10, 300, (3, 1, 45, 77)).astype(np.float32)
-    np.save(tmp_path / "raw.npy", raw)
-    code = (
-        "import mlflow, numpy as np, torch, sys; mlflow.set_tracking_uri(sys.argv[1]);"
-        "m = mlflow.pytorch.load_model('models:/dakter-segmenter@champion');"
-        "np.save(sys.argv[3], m(torch.from_numpy(np.load(sys.argv[2]))).detach().numpy());"
-        "assert 'dakter' not in sys.modules"
-    )
-    command = [sys.executable, "-c", code, uri, str(tmp_path / "raw.npy"), str(tmp_path / "p.npy")]
-    subprocess.run(command, check=True, cwd=tmp_path, env={"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"})
     with torch.no_grad():
         expected = read_candidate(first).package(torch.from_numpy(raw)).numpy()
-    np.testing.assert_allclose(np.load(tmp_path / "p.npy"), expected, atol=1e-5)
+    np.testing.assert_allclose(champion_elsewhere(uri, raw, tmp_path), expected, atol=1e-5)
 
     better = stages(tmp_path / "better", uri, hits=0.9, seed=1)
     figures = promote.run(better, Stop())
@@ -136,6 +174,86 @@ def test_life_of_a_model(tmp_path: Path, uri: str) -> None:
     np.testing.assert_allclose(seen[0][0], expected, atol=1e-5)
     assert seen[0][1] == read_candidate(first).digest
     assert len(seen) == 1
+
+
+def champion_elsewhere(uri: str, raw: np.ndarray, folder: Path) -> np.ndarray:
+    """What the champion says in anyone's process, with nothing of this project but the address."""
+    np.save(folder / "raw.npy", raw)
+    code = (
+        "import mlflow, numpy as np, torch, sys; mlflow.set_tracking_uri(sys.argv[1]);"
+        "m = mlflow.pytorch.load_model('models:/dakter-segmenter@champion');"
+        "np.save(sys.argv[3], m(torch.from_numpy(np.load(sys.argv[2]))).detach().numpy());"
+        "assert 'dakter' not in sys.modules"
+    )
+    command = [sys.executable, "-c", code, uri, str(folder / "raw.npy"), str(folder / "p.npy")]
+    subprocess.run(command, check=True, cwd=folder, env={"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"})
+    return np.asarray(np.load(folder / "p.npy"))
+
+
+def test_the_joint_model_is_promoted_where_it_is_asked_for(tmp_path: Path, uri: str) -> None:
+    made = with_joint_model(stages(tmp_path / "run", uri, hits=0.6), hits=0.7, val_miou=(0.5, 0.6))
+    asked = choosing(made, candidate="joint-model")
+    with pytest.raises(GateError, match="at most 10 are allowed"):
+        promote.run(choosing(asked, max_parameters=10), Stop())
+    decision = promote.promote(asked, Stop(), never)
+    assert decision["promoted"]
+    told = decision["candidate"]
+    assert (told["id"], told["arm"], told["student"], told["arm"]) == (*["joint-model"] * 4,)
+    opened = open_model(f"{made.out}/model")
+    num_parameters = sum(value.numel() for value in opened.pipeline.unet.parameters())
+    on = "2 cores; one image of 64 px squared"
+    cost = {"num_parameters": num_parameters, "evaluations": 2, "latency_ms": 12.5, "latency_on": on}
+    assert told["cost"] == cost
+    assert told["made_from"] == {"tiles_digest": "a" * 64, "model_digest": opened.digest}
+
+    # What is registered is the read-out with the temperature that val gave, from raw images of any size.
+    raw = np.random.default_rng(0).uniform(-10, 300, (3, 1, 45, 77)).astype(np.float32)
+    with torch.no_grad():
+        expected = opened.pipeline.packaged(2, 4, 1.5)(torch.from_numpy(raw)).numpy()
+    np.testing.assert_allclose(champion_elsewhere(uri, raw, tmp_path), expected, atol=1e-5)
+    tracker = Tracker.open(made.tracking, made.out)
+    (version,) = tracker.registry.versions()
+    assert {key: version.tags[f"dakter.{key}"] for key in cost} == {key: str(value) for key, value in cost.items()}
+    (found,) = (tmp_path / "db" / "mlartifacts").rglob("MLmodel")
+    kept = sorted((found.parent / "joint-model").rglob("*.safetensors"))
+    assert [path.relative_to(found.parent).as_posix() for path in kept] == [
+        "joint-model/unet/diffusion_pytorch_model.safetensors"
+    ]
+
+    # A student is held against it as against any champion, and the other way round.
+    better = stages(tmp_path / "better", uri, hits=0.9, seed=1)
+    assert promote.promote(better, Stop(), never)["promoted"]
+    assert numbers(better) == {"champion": "2", "previous": "1", "challenger": "2"}
+    with pytest.raises(GateError, match="lower bound must lie above"):
+        promote.run(asked, Stop())
+
+
+def test_who_stands_is_chosen_on_val(tmp_path: Path, uri: str) -> None:
+    alone = stages(tmp_path / "run", uri, hits=0.6)
+    for choice in ("joint-model", "best"):
+        with pytest.raises(DataError, match=rf"scored no joint model, and promotion\.candidate is {choice}"):
+            promote.run(choosing(alone, candidate=choice), Stop())
+    # on test the joint model is worse by far, and that must not matter
+    made = with_joint_model(alone, hits=0.1, val_miou=(0.5, 0.6))
+    assert read_candidate(made).record["id"] == "real-seed0", "as before there was another"
+    assert read_candidate(made, "best").record["id"] == "joint-model"
+    assert read_candidate(made).cost == {
+        "num_parameters": read_candidate(made).package.num_parameters,
+        "evaluations": 1,
+    }
+    for val_miou in ((0.6, 0.5), (0.6, 0.6)):
+        again = with_joint_model(stages(tmp_path / "run", uri, hits=0.6), hits=0.9, val_miou=val_miou)
+        assert read_candidate(again, "best").record["id"] == "real-seed0"
+        assert read_candidate(again, "joint-model").record["id"] == "joint-model"
+
+
+def test_another_joint_model_than_the_scored_one_is_refused(tmp_path: Path, uri: str) -> None:
+    made = with_joint_model(stages(tmp_path / "run", uri, hits=0.6), hits=0.7, val_miou=(0.5, 0.6))
+    storage.remove_folder(f"{made.out}/model")
+    put_joint_model(Path(made.out), width=16)
+    with pytest.raises(IntegrityError, match="not the model that the evaluation scored as joint-model"):
+        promote.run(choosing(made, candidate="joint-model"), Stop())
+    assert not (tmp_path / "run" / "promotion").exists()
 
 
 def _arguments(settings: PromoteSettings) -> list[str]:

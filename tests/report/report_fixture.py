@@ -65,7 +65,11 @@ def _estimate(mean: float, half: float) -> dict[str, float]:
     return {"mean": mean, "low": mean - half, "high": min(1.0, mean + half)}
 
 
-IOU = {"real": (0.941, 0.512, 0.397, 0.322, 0.902), "distilled": (0.952, 0.561, 0.472, 0.336, 0.917)}
+IOU = {
+    "real": (0.941, 0.512, 0.397, 0.322, 0.902),
+    "distilled": (0.952, 0.561, 0.472, 0.336, 0.917),
+    "joint-model": (0.955, 0.581, 0.502, 0.426, 0.915),
+}
 HALF = (0.008, 0.041, 0.052, 0.118, 0.024)
 
 
@@ -86,7 +90,9 @@ def _student(arm: str, seed: int) -> dict[str, Any]:
         "id": f"{arm}-seed{seed}",
         "path": f"students/{arm}-seed{seed}",
         "seed": seed,
-        "architecture": "Unet" if arm == "real" else "DeepLabV3Plus",
+        "architecture": {"real": "Unet", "distilled": "DeepLabV3Plus"}.get(arm, "JointUNet"),
+        "num_parameters": 3_160_000 if arm == "joint-model" else 14_328_354,
+        "evaluations": 8 if arm == "joint-model" else 1,
         "miou": sum(iou) / K,
         "iou": iou,
         "nll": 0.31 if arm == "real" else 0.26,
@@ -306,6 +312,28 @@ def full_inputs() -> ReportInputs:
     )
 
 
+def with_joint_model(inputs: ReportInputs) -> ReportInputs:
+    """The same run with the joint model evaluated, its latency measured, and promoted."""
+    arm = _arm("joint-model")
+    arm["students"] = [arm["students"][0] | {"id": "joint-model"}]
+    contrast = {**_contrasts(0.0)[K], "name": "joint-model - real", "difference": 0.061, "low": -0.004, "high": 0.1}
+    assert contrast["metric"] == "miou"
+    evaluation = inputs.evaluation
+    ids = [student["id"] for name in ("real", "distilled") for student in evaluation["arms"][name]["students"]]
+    models = {name: {"ms": 10.0 + number, "digest": "ab" * 32} for number, name in enumerate(ids)}
+    models["joint-model"] = {"ms": 80.4, "digest": "cd" * 32}
+    return dataclasses.replace(
+        inputs,
+        evaluation={
+            **evaluation,
+            "arms": {**evaluation["arms"], "joint-model": arm},
+            "contrasts": [*evaluation["contrasts"], contrast],
+        },
+        latency={"hardware": "2 cores of a made-up CPU", "size_px": SIDE, "runs": 7, "models": models},
+        decision={**inputs.decision, "candidate": {"id": "joint-model", "arm": "joint-model"}},
+    )
+
+
 def not_shown_inputs() -> ReportInputs:
     """The gain's interval includes zero, the control is the candidate, and the gate says no to a first champion."""
     full = full_inputs()
@@ -345,7 +373,12 @@ def bare_inputs() -> ReportInputs:
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    for name, make in (("full", full_inputs), ("not-shown", not_shown_inputs), ("bare", bare_inputs)):
-        html, facts = build(make())
+    for name, inputs in (
+        ("full", full_inputs()),
+        ("joint-model", with_joint_model(full_inputs())),
+        ("not-shown", not_shown_inputs()),
+        ("bare", bare_inputs()),
+    ):
+        html, facts = build(inputs)
         (folder / f"{name}.html").write_text(html, encoding="utf-8")
         (folder / f"{name}.json").write_bytes(to_json_bytes(facts))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from html_page import check_readable, check_stands_alone, words
-from report_fixture import bare_inputs, full_inputs, not_shown_inputs
+from report_fixture import bare_inputs, full_inputs, not_shown_inputs, with_joint_model
 
 from dakter.errors import DataError
 from dakter.report.build import build
@@ -25,7 +25,11 @@ def test_equal_inputs_give_equal_bytes(full: tuple[str, dict[str, Any]]) -> None
     assert build(full_inputs()) == full
 
 
-@pytest.mark.parametrize("inputs", [full_inputs(), not_shown_inputs(), bare_inputs()], ids=["full", "none", "bare"])
+@pytest.mark.parametrize(
+    "inputs",
+    [full_inputs(), with_joint_model(full_inputs()), not_shown_inputs(), bare_inputs()],
+    ids=["full", "joint", "none", "bare"],
+)
 def test_page_stands_alone(inputs: ReportInputs) -> None:
     html, _ = build(inputs)
     check_stands_alone(html)
@@ -66,6 +70,39 @@ def test_facts_hold_what_was_asked(full: tuple[str, dict[str, Any]]) -> None:
     assert facts["outcome"] == "gain"
     assert facts["stages"]["generate"]["minutes"] == 288 / 60
     assert facts["stages"]["generate"]["samples_per_second"] == 14.2
+
+
+def row_of(html: str, model: str) -> list[str]:
+    """Figures of a row of the table of models, an interval as one."""
+    table = html[html.index('aria-label="Table of models"') :]
+    found = re.search(rf'<th scope="row">{re.escape(model)}</th>(.*?)</tr>', table, flags=re.S)
+    assert found is not None, model
+    cells = re.findall(r"<td>(.*?)</td>", found[1], flags=re.S)
+    return [words(cell.replace("<small>", " (").replace("</small>", ")")).strip() for cell in cells]
+
+
+def test_the_joint_model_is_a_row_of_the_scores_with_what_it_costs() -> None:
+    inputs = with_joint_model(full_inputs())
+    html, facts = build(inputs)
+    check_readable(html)
+    joint = row_of(html, "joint model, p(y given x)")
+    nll = "0.256 (0.238 to 0.274)"
+    assert joint == ["67.6 (65.2 to 70.0)", "+6.1 (−0.4 to +10.0)", nll, "3.16", "8", "80.4"]
+    assert row_of(html, "distilled")[3:] == ["14.33", "1", "14.0"]  # the middle of its three students
+    assert row_of(html, "real only (control)")[1] == "–"
+    text = words(html)
+    assert "median of 7 runs of the packaged model on one image of 64 px squared; 2 cores of a made-up CPU" in text
+    assert "The candidate is the joint model as a segmenter, by its own p(y given x), and no student." in text
+    assert facts["latency"]["models"]["joint-model"]["ms"] == 80.4
+    assert facts["arms"]["joint-model"]["students"][0]["evaluations"] == 8
+    assert [c["name"] for c in facts["contrasts"]] == ["distilled - real"] * 8, "the comparison is of students"
+
+
+def test_without_a_joint_model_or_latency_nothing_is_made_up(full: tuple[str, dict[str, Any]]) -> None:
+    assert "joint model, p(y given x)" not in full[0]
+    assert row_of(full[0], "distilled")[5] == "–"
+    assert "Milliseconds" not in words(full[0])
+    assert full[1]["latency"] is None
 
 
 def test_no_gain_is_claimed_where_the_interval_holds_zero() -> None:

@@ -6,10 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
-from report_fixture import full_inputs
+from report_fixture import full_inputs, with_joint_model
 
 from dakter.report import record
 from dakter.report.build import build
+
+
+def test_the_joint_model_is_a_row_of_its_own() -> None:
+    kept = record.record_of(build(with_joint_model(full_inputs()))[1], hardware="2 cores", commit="abc")
+    assert [row.split(" | ")[1] for row in record.rows_of(kept)] == ["real", "distilled", "joint-model", "difference"]
 
 
 def test_record_and_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pytest
 import torch
-from torch.fx.experimental import _config
+from exported import round_trip
 
 from dakter.errors import ConfigError, DataError
 from dakter.students.models import Architecture, StudentConfig, build, predict
@@ -42,13 +40,7 @@ def package(architecture: Architecture, encoder: str, temperature: float = 1.3) 
 @pytest.mark.parametrize(("architecture", "encoder", "small"), ARCHITECTURES)
 def test_exported_graph_is_the_network_at_every_size(architecture: Architecture, encoder: str, small: bool) -> None:
     eager = package(architecture, encoder)
-    auto = torch.export.Dim.AUTO
-    with _config.patch(backed_size_oblivious=small):  # type: ignore[attr-defined]
-        program = torch.export.export(eager, (eager.example(),), dynamic_shapes=[{0: auto, 2: auto, 3: auto}])
-    buffer = io.BytesIO()
-    torch.export.save(program, buffer)
-    buffer.seek(0)
-    graph = torch.export.load(buffer).module()
+    graph = round_trip(eager, oblivious=small)
     for shape in [(1, 1, 64, 64), (3, 1, 65, 50), (2, 1, 37, 96), *([(1, 1, 32, 31)] if small else [])]:
         raw = torch.rand(shape) * 40 - 32
         with torch.no_grad():
