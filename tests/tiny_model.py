@@ -1,14 +1,46 @@
-"""A joint model that is good for nothing but sampling something, made in a second."""
+"""Joint models that are good for nothing but sampling something, made in a second."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, Literal
+
 import numpy as np
+import torch
 
 from dakter.diffusion.fit import TrainConfig, TrainingData, fit
-from dakter.diffusion.network import NetworkConfig
-from dakter.diffusion.pipeline import save_model
+from dakter.diffusion.network import JointUNet, NetworkConfig
+from dakter.diffusion.pipeline import JointDiffusionPipeline, save_model
 from dakter.diffusion.schedule import DiffusionConfig
-from dakter.schema import SOS
+from dakter.schema import OSD, SOS
+
+
+def put_untrained_model(
+    url: str,
+    record: dict[str, Any],
+    *,
+    size_px: int,
+    bands: Sequence[str],
+    value_range: Sequence[float],
+    mode: Literal["joint", "independent"] = "independent",
+) -> None:
+    """A model of five classes and one band that has learned nothing, its weights stirred: no output of it is flat."""
+    torch.manual_seed(0)
+    network = JointUNet.build(NetworkConfig(widths=(8, 8), blocks=(1, 1)), bands=1, num_classes=5)
+    with torch.no_grad():
+        for weights in network.parameters():
+            weights += 0.1 * torch.randn(weights.shape)
+    pipeline = JointDiffusionPipeline.build(
+        network,
+        DiffusionConfig(mode=mode),
+        b=0.5,
+        dihedral=False,
+        size_px=size_px,
+        class_table=OSD,
+        bands=bands,
+        value_range=value_range,
+    )
+    save_model(pipeline, url, record)
 
 
 def put_tiny_model(url: str) -> None:

@@ -122,7 +122,8 @@ class Layout:
                 raise ConflictError(
                     f"{url}: a corpus made with other settings stands here:\n"
                     + listing(differences(stands, wanted))
-                    + "\nGo back to those settings, or choose another folder (paths.corpus, of label paths.labelled)"
+                    + "\nGo back to those settings, or choose another folder (paths.corpus; paths.labelled for "
+                    "jobs/label.py)"
                 ) from None
         layout = cls(url, wanted, Objects(url))
         layout._put_documents(provenance or {})
