@@ -109,7 +109,7 @@ def read_candidate(settings: JobSettings) -> Candidate:
         temperature=float(record.get("temperature") or 1.0),
     ).eval()
     made_from = {"tiles_digest": tiles["digest"], "student_digest": student.digest}
-    made_from |= {key: sweep[key] for key in ("corpus_digest", "model_digest") if sweep.get(key)}
+    made_from |= {key: sweep[key] for key in ("corpus_digest", "model_digest", "labelled_digest") if sweep.get(key)}
     with np.load(io.BytesIO(storage.read_bytes(storage.join(url, "confusion.npz")))) as arrays:
         confusion, groups = arrays[name], arrays["groups"]
     return Candidate(
