@@ -1,4 +1,4 @@
-"""What the distilled arm has beside real labelled pairs: generated pairs, real images with a model's labels, or both."""
+"""What the distilled arm has beside real labelled pairs: generated ones, real images with a model's labels, or both."""
 
 from __future__ import annotations
 

@@ -51,24 +51,10 @@ class TileLabeller:
     ):
         self._tiles = TileCorpus.open(tiles)
         manifest = self._tiles.manifest
-        self.num_samples = manifest.counts.get("unlabelled", 0)
-        if not self.num_samples:
-            raise DataError(
-                f"{tiles}: holds no unlabelled tile, so there is nothing to label; prepare some (data.unlabelled_root, "
-                "or data.num_unlabelled), or leave this stage out"
-            )
-        if manifest.dtype != "uint8":
-            raise DataError(
-                f"{tiles}: its tiles are {manifest.dtype}; a corpus holds uint8 and would change them. Prepare the "
-                "images as 8 bits, or leave this stage out"
-            )
+        check_tiles(self._tiles)
+        self.num_samples = manifest.counts["unlabelled"]
         self._model = PlacedModel(model, threads, device)
-        if self._model.mode != "independent":
-            raise ConfigError(
-                f"{model}: was trained with diffusion.mode {self._model.mode}; expected independent: only such a model "
-                "knows p(label given image). Train one (jobs/train.py --diffusion.mode independent), or leave this "
-                "stage out"
-            )
+        check_mode(self._model.mode, model)
         if different := differences_of(self._model.content, manifest):
             raise ConflictError(
                 f"{model} and {tiles} do not fit: {'; '.join(different)}. Expected a model that was trained on such "
@@ -99,3 +85,27 @@ class TileLabeller:
             schema.to_model(images), self._evaluations, self._seed, indices, self._sampler
         )
         return images, schema.soft_to_stored(numpy_of(soft))
+
+
+def check_tiles(tiles: TileCorpus) -> None:
+    """Raise DataError unless there are unlabelled tiles, and a corpus can hold them as they are."""
+    manifest = tiles.manifest
+    if not manifest.counts.get("unlabelled"):
+        raise DataError(
+            f"{tiles.url}: holds no unlabelled tile, so there is nothing to label; prepare some (data.unlabelled_root, "
+            "or data.num_unlabelled), or leave this stage out"
+        )
+    if manifest.dtype != "uint8":
+        raise DataError(
+            f"{tiles.url}: its tiles are {manifest.dtype}; a corpus holds uint8 and would change them. Prepare the "
+            "images as 8 bits, or leave this stage out"
+        )
+
+
+def check_mode(mode: str, where: str) -> None:
+    """Raise ConfigError unless a model of ``diffusion.mode`` knows p(label given image); ``where`` names it."""
+    if mode != "independent":
+        raise ConfigError(
+            f"{where}: diffusion.mode {mode}; expected independent: only a model trained so knows p(label given "
+            "image). Train one (--diffusion.mode independent), or leave this stage out"
+        )
