@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,12 +27,12 @@ class Book:
     manifest: TilesManifest
     identity: Mapping[str, Any]
     tiles_url: str
-    corpus_url: str
+    inputs: Sequence[tuple[str, str, str]]  # name, URL and digest of each corpus of the distilled arm
 
     def run(self, name: str, arm: str, kind: str) -> TrackedRun:
         """The nested run of a trial or student, found again after a restart, with its lineage."""
-        keys = ("tiles_digest", "corpus_digest", "model_digest", "accept_digest")
-        digests = {key: str(self.identity[key]) for key in keys if key != "accept_digest" or self.identity[key]}
+        keys = ("tiles_digest", "corpus_digest", "model_digest", "accept_digest", "labelled_digest")
+        digests = {key: str(self.identity[key]) for key in keys if self.identity.get(key)}
         run = self.tracker.run(
             f"{self.sweep_id}/{name}",
             name=name,
@@ -41,7 +41,8 @@ class Book:
         )
         run.dataset("tiles", self.tiles_url, self.identity["tiles_digest"], "train")
         if arm == "distilled":
-            run.dataset("synthetic", self.corpus_url, self.identity["corpus_digest"], "distillation")
+            for corpus in self.inputs:
+                run.dataset(*corpus, "distillation")
         return run
 
     def arm(self, arm: Arm, progress: Progress) -> ArmBook:

@@ -148,7 +148,7 @@ def _student(
     student = load_student(where)
     package = student_package(student, tiles, evaluation["class_names"], _temperature(record))
     network = {"architecture": student.config.architecture, "encoder": student.config.encoder}
-    made_from = {key: sweep[key] for key in ("corpus_digest", "model_digest") if sweep.get(key)}
+    made_from = {key: sweep[key] for key in ("corpus_digest", "model_digest", "labelled_digest") if sweep.get(key)}
     found = {"digest": student.digest, "network": network, "student_digest": student.digest, **made_from}
     return where, package, found
 

@@ -34,6 +34,7 @@ SECTIONS = (
     "out",
     "log_level",
     "log_format",
+    "label",
     "paths",
     "data",
     "tiles",
@@ -59,11 +60,16 @@ _REFUSED = {"promoted": False}  # figures of a promotion that the gate refused
 
 
 class Paths(Config):
-    """Where each artefact stands; null means below ``out``, but for ``accept``."""
+    """Where each artefact stands; null means below ``out``, but for ``accept``, and ``labelled`` to distill."""
 
     tiles: str | None = setting(None, "tile corpus; null: <out>/tiles", unit="path or s3:// URL")
     model: str | None = setting(None, "joint diffusion model; null: <out>/model", unit="path or s3:// URL")
     corpus: str | None = setting(None, "synthetic corpus; null: <out>/corpus", unit="path or s3:// URL")
+    labelled: str | None = setting(
+        None,
+        "corpus of real unlabelled tiles with the model's labels; null: label writes <out>/labelled, distill has none",
+        unit="path or s3:// URL",
+    )
     curation: str | None = setting(None, "accept-list; null: <out>/curation", unit="path or s3:// URL")
     accept: str | None = setting(
         None,
@@ -271,7 +277,8 @@ def _execute(job: Job[S], settings: S, stop: Stop) -> dict[str, Any]:
     seconds = time.monotonic() - start
     if figures.get("already_done") and storage.exists(where):
         earlier = dict(storage.read_json(where))
-        if earlier["settings"].get("paths") == settings.dump()["paths"]:  # else it tells of another artefact
+        # Else it tells of another artefact; a place that there was no setting for was null.
+        if not config.differences(settings.dump()["paths"], earlier["settings"].get("paths", {})):
             log.info("%s: already done, nothing to do", job.name)
             return earlier
     record = stage_record(job, settings, figures, seconds)

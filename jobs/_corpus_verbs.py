@@ -1,4 +1,4 @@
-"""The verbs of ``jobs/generate.py`` beside generating: quote, status, verify, regenerate, finalise, gallery."""
+"""The verbs of the jobs that make a corpus: quote, status, verify, regenerate, finalise, gallery."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from dakter import config, storage
+from dakter import storage
 from dakter.config import Config, setting
 from dakter.corpus import manifest, quote, status
 from dakter.corpus.layout import Layout
 from dakter.corpus.regenerate import regenerate as draw_again
-from dakter.diffusion.sampler import SamplerConfig
-from dakter.diffusion.softlabel import SoftLabelConfig
-from dakter.errors import IntegrityError, listing
+from dakter.corpus.wording import is_labelled
+from dakter.errors import ConflictError, IntegrityError, listing
 from dakter.progress import duration
 from dakter.report.corpus_page import write_gallery
-from jobs._cli import Stop, versions
-from jobs._generation import GenerateSettings, begin, device_of, factory_of, finish, make
+from jobs._cli import Stop, Verb, versions
+from jobs._generation import GenerateSettings, begin, finish, make
 from jobs._shards import SamplerFactory
 
 log = logging.getLogger("dakter.jobs.generate")
@@ -50,7 +49,7 @@ class RegenerateOptions(Config):
 
 def tell_quote(settings: GenerateSettings, stop: Stop, options: QuoteOptions) -> dict[str, Any]:
     """Measure by a few real shards, which stay part of the corpus, and tell the whole from them."""
-    return quote_with(settings, stop, options, factory_of(settings))
+    return quote_with(settings, stop, options, settings.factory())
 
 
 def quote_with(
@@ -77,7 +76,7 @@ def quote_with(
         gpus=settings.ray.generate_gpus,
         budget=settings.budget,
     )
-    told["hardware"] = device_of(settings)
+    told["hardware"] = settings.machine
     quote.put(layout, told)
     for line in quote.lines(told):
         log.info("%s", line)
@@ -86,17 +85,19 @@ def quote_with(
 
 def show_status(settings: GenerateSettings, stop: Stop) -> Mapping[str, Any]:
     """Print where the corpus stands."""
-    found = status.status(Layout.open(settings.place("corpus")))
+    found = status.status(Layout.open(settings.url))
     for line in status.lines(found):
         log.info("%s", line)
     return found
 
 
 def verify(settings: GenerateSettings, stop: Stop, options: VerifyOptions) -> dict[str, Any]:
-    """Raise IntegrityError naming what is wrong and was not mended, after writing ``<out>/stages/verify.json``."""
-    layout = Layout.open(settings.place("corpus"))
-    wanted = settings_of(layout, settings)
-    return verify_with(wanted, stop, options, factory_of(wanted))
+    """Raise IntegrityError naming what is wrong and was not mended, after writing ``<out>/stages/verify.json``.
+
+    Of another corpus than the generated one the record is ``verify-<stage>.json``.
+    """
+    wanted = settings_of(Layout.open(settings.url), settings)
+    return verify_with(wanted, stop, options, wanted.factory())
 
 
 def verify_with(
@@ -104,7 +105,7 @@ def verify_with(
 ) -> dict[str, Any]:
     """``verify`` with any sampler for the repair."""
     start = time.monotonic()
-    layout = Layout.open(settings.place("corpus"))
+    layout = Layout.open(settings.url)
     found = manifest.verify(layout, deep=options.deep)
     repaired: list[int] = []
     if found["faults"] and options.repair:
@@ -114,9 +115,10 @@ def verify_with(
             make(settings, stop, factory, layout, repaired, layout.planned_shards())
         found = manifest.verify(layout, deep=options.deep)
         if not found["faults"] and manifest.read_manifest(layout):
-            finish(layout)
+            finish(settings, layout)
     found["repaired"] = repaired
-    storage.put_json(storage.join(settings.out, "stages", "verify.json"), found)
+    name = "verify" if settings.stage == GenerateSettings.stage else f"verify-{settings.stage}"
+    storage.put_json(storage.join(settings.out, "stages", f"{name}.json"), found)
     if found["uncommitted"]:
         log.info("%d objects belong to shards without a record (work in hand or given up)", len(found["uncommitted"]))
     if found["faults"]:
@@ -135,15 +137,14 @@ def verify_with(
 
 def regenerate(settings: GenerateSettings, stop: Stop, options: RegenerateOptions) -> dict[str, Any]:
     """Draw a sample again, with the settings that the corpus itself records."""
-    layout = Layout.open(settings.place("corpus"))
-    wanted = settings_of(layout, settings)
-    return regenerate_with(wanted, options, factory_of(wanted))
+    wanted = settings_of(Layout.open(settings.url), settings)
+    return regenerate_with(wanted, options, wanted.factory())
 
 
 def regenerate_with(settings: GenerateSettings, options: RegenerateOptions, factory: SamplerFactory) -> dict[str, Any]:
     """``regenerate`` with any sampler."""
-    layout = Layout.open(settings.place("corpus"))
-    here = {"device": device_of(settings), "versions": versions()}
+    layout = Layout.open(settings.url)
+    here = {"device": settings.machine, "versions": versions()}
     found = draw_again(layout, factory(), options.sample, here)
     log.info(
         "%s: sample %d drawn again with its micro-batch: %s",
@@ -156,13 +157,13 @@ def regenerate_with(settings: GenerateSettings, options: RegenerateOptions, fact
 
 def finalise(settings: GenerateSettings, stop: Stop) -> dict[str, Any]:
     """Write the manifest over the shards that are committed."""
-    found = finish(Layout.open(settings.place("corpus")))
+    found = finish(settings, Layout.open(settings.url))
     return {key: value for key, value in found.items() if key != "ranges"}
 
 
 def gallery(settings: GenerateSettings, stop: Stop) -> dict[str, Any]:
     """Write the corpus's page."""
-    page = write_gallery(settings.place("corpus"))
+    page = write_gallery(settings.url)
     log.info("gallery: %s", page)
     return {"gallery": page}
 
@@ -170,22 +171,44 @@ def gallery(settings: GenerateSettings, stop: Stop) -> dict[str, Any]:
 def settings_of(layout: Layout, settings: GenerateSettings) -> GenerateSettings:
     """``settings`` with everything that the identity of the corpus fixes taken from there."""
     identity, sampler = layout.identity, layout.identity["sampler"]
-    where = layout.place("identity.json")
+    if is_labelled(identity) != (settings.stage == "label"):
+        job = "label" if is_labelled(identity) else "generate"
+        raise ConflictError(f"{layout.url}: a corpus of jobs/{job}.py stands here; say jobs/{job}.py, or mend paths")
     corpus = {
         "seed": identity["seed"],
         "samples_per_shard": identity["samples_per_shard"],
         "compression_level": identity["compression_level"],
-        "num_samples": layout.planned_shards() * layout.samples_per_shard,
+        "num_samples": layout.samples_before(layout.planned_shards()),
     }
-    return settings.model_copy(
-        update={
-            "sampler": config.load(SamplerConfig, sampler["sampler"], where=where),
-            "soft_label": config.load(SoftLabelConfig, sampler["soft_label"], where=where),
-            "corpus": settings.corpus.model_copy(update=corpus),
-            "ray": settings.ray.model_copy(update={"generate_cpus": sampler["threads"]}),
-        }
-    )
+    update = {
+        "corpus": settings.corpus.model_copy(update=corpus),
+        "ray": settings.ray.model_copy(update={"generate_cpus": sampler["threads"]}),
+    }
+    return settings.of_sampler(sampler, layout.place("identity.json")).model_copy(update=update)
 
 
 def _listed(found: Mapping[str, Any]) -> str:
     return listing([manifest.describe(fault) for fault in found["faults"]], most=100)
+
+
+VERBS = {
+    "quote": Verb(
+        "make a few shards, then tell hours, bytes and money of the whole with a range; once the whole is made, "
+        "hold the quote against it",
+        tell_quote,
+        QuoteOptions,
+    ),
+    "status": Verb("where the corpus stands, from storage alone", show_status),
+    "verify": Verb(
+        "hash every stored byte anew; names what is missing, truncated, altered, duplicated or foreign",
+        verify,
+        VerifyOptions,
+    ),
+    "regenerate": Verb(
+        "draw one sample's micro-batch again and compare it with what is stored",
+        regenerate,
+        RegenerateOptions,
+    ),
+    "finalise": Verb("write the manifest over what is committed now, be it the whole or not", finalise),
+    "gallery": Verb("write gallery.html beside the corpus: what it is, and pairs of it to look at", gallery),
+}

@@ -22,6 +22,7 @@ from dakter.progress import Progress
 from dakter.report.curation_page import ACCEPTED, Shown
 from dakter.schema import ClassTable, to_model
 from jobs._cli import Stop
+from jobs._fit import differences_of
 
 log = logging.getLogger("dakter.jobs.curate")
 
@@ -56,12 +57,7 @@ class Labeller:
 
 def check_fit(reader: CorpusReader, tiles: TileCorpus) -> None:
     """Raise ConflictError unless corpus and tiles have the same classes, bands, size and range of values."""
-    manifest, content = tiles.manifest, reader.content
-    there = (content.class_table, content.bands, content.height_px, content.width_px, content.value_range)
-    here = (manifest.class_table, manifest.bands, manifest.tile_px, manifest.tile_px, manifest.value_range)
-    names = ("classes", "bands", "rows", "columns", "range of values")
-    differences = [f"{name} {a} and {b}" for name, a, b in zip(names, there, here, strict=True) if a != b]
-    if differences:
+    if differences := differences_of(reader.content, tiles.manifest):
         raise ConflictError(
             f"{reader.url} and {tiles.url} do not fit: {'; '.join(differences)}. Expected a corpus of a model that was "
             "trained on these tiles: mend paths.corpus or paths.tiles"
@@ -107,7 +103,7 @@ def measure_corpus(
         if name in standing:
             return Measured.from_bytes(storage.read_bytes(storage.join(folder, name)))
         images, soft = reader.read_shard(shard)
-        found = gauge.measure(images, soft.argmax(axis=1).astype(np.uint8), shard * size + np.arange(size))
+        found = gauge.measure(images, soft.argmax(axis=1).astype(np.uint8), shard * size + np.arange(len(images)))
         storage.put(storage.join(folder, name), found.to_bytes())
         return found
 
@@ -117,8 +113,7 @@ def measure_corpus(
         parts.append(part)
         progress.advance(len(part))
         stop.check(f"measures of {len(parts)} of {len(reader.shards)} shards are kept")
-    indices = np.concatenate([shard * size + np.arange(size) for shard in reader.shards])
-    return indices, Measured.joined(parts)
+    return reader.indices, Measured.joined(parts)
 
 
 def pictures_of(found: Curation, reader: CorpusReader, train: Split, most: int) -> dict[str, list[Shown]]:

@@ -1,4 +1,4 @@
-"""Generation: what is missing of a corpus, made in rounds by a pool of actors, then its manifest."""
+"""Making a corpus: what is missing of it, in rounds by a pool of actors, then its manifest."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar, Self
 
-from dakter import storage
+from dakter import config, storage
 from dakter.corpus import croissant, ledger, manifest, quote
 from dakter.corpus.budget import BudgetConfig
 from dakter.corpus.layout import CorpusConfig, Layout
@@ -32,40 +32,58 @@ _PROVENANCE = ("source", "licence", "citation", "tiles_digest", "num_labelled")
 
 
 class GenerateSettings(JobSettings):
-    """Sections that generation reads."""
+    """Sections that generation reads; and of any corpus that is made like this one: where it stands, by what sampler.
 
+    Attributes:
+        stage: name of the job, for its log.
+    """
+
+    stage: ClassVar[str] = "generate"
     sampler: SamplerConfig = SamplerConfig()
     soft_label: SoftLabelConfig = SoftLabelConfig()
     corpus: CorpusConfig = CorpusConfig()
     budget: BudgetConfig = BudgetConfig()
     ray: RayConfig = RayConfig()
 
+    @property
+    def url(self) -> str:
+        """Where the corpus stands."""
+        return self.place("corpus")
 
-def factory_of(settings: GenerateSettings) -> SamplerFactory:
-    """What makes the model's sampler in every process."""
-    return functools.partial(
-        ModelSampler,
-        settings.place("model"),
-        settings.sampler,
-        settings.soft_label,
-        settings.corpus.seed,
-        settings.ray.generate_cpus,
-        _device(settings.ray),
-    )
+    @property
+    def device(self) -> str:
+        """Where actors compute: ``"cpu"`` or ``"cuda"``."""
+        return "cuda" if self.ray.generate_gpus else "cpu"
 
+    @property
+    def machine(self) -> str:
+        """The device type that commit records name, e.g. ``"cpu x86_64"``."""
+        return f"{self.device} {platform.machine()}"
 
-def _device(ray: RayConfig) -> str:
-    return "cuda" if ray.generate_gpus else "cpu"
+    def factory(self) -> SamplerFactory:
+        """What makes the sampler in every process."""
+        return functools.partial(
+            ModelSampler,
+            self.place("model"),
+            self.sampler,
+            self.soft_label,
+            self.corpus.seed,
+            self.ray.generate_cpus,
+            self.device,
+        )
 
-
-def device_of(settings: GenerateSettings) -> str:
-    """The device type that commit records name, e.g. ``"cpu x86_64"``."""
-    return f"{_device(settings.ray)} {platform.machine()}"
+    def of_sampler(self, identity: Mapping[str, Any], where: str) -> Self:
+        """These settings with what the identity of a sampler fixes taken from it; ``where`` names it in errors."""
+        update = {
+            "sampler": config.load(SamplerConfig, identity["sampler"], where=where),
+            "soft_label": config.load(SoftLabelConfig, identity["soft_label"], where=where),
+        }
+        return self.model_copy(update=update)
 
 
 def run(settings: GenerateSettings, stop: Stop) -> Mapping[str, Any]:
     """Make what is missing of the corpus, then its manifest; returns the figures of the stage record."""
-    return run_with(settings, stop, factory_of(settings))
+    return run_with(settings, stop, settings.factory())
 
 
 def run_with(settings: GenerateSettings, stop: Stop, factory: SamplerFactory) -> dict[str, Any]:
@@ -81,14 +99,14 @@ def run_with(settings: GenerateSettings, stop: Stop, factory: SamplerFactory) ->
         found = manifest.read_manifest(layout)
         assert found is not None
         croissant.write(layout)  # a run may have died between the manifest and it
-        return {**_figures(found, layout), "already_done": True}
+        return {**_figures(found, settings, layout), "already_done": True}
     start = time.monotonic()
     if todo:
         make(settings, stop, factory, layout, todo, wanted)
     seconds = time.monotonic() - start
-    made = len(todo) * layout.samples_per_shard
+    made = sum(map(layout.size, todo))
     return {
-        **_figures(finish(layout), layout),
+        **_figures(finish(settings, layout), settings, layout),
         "num_samples_made": made,
         "seconds": round(seconds, 3),
         "samples_per_second": round(made / max(seconds, 1e-9), 3),
@@ -98,32 +116,31 @@ def run_with(settings: GenerateSettings, stop: Stop, factory: SamplerFactory) ->
 def begin(settings: GenerateSettings, factory: SamplerFactory) -> tuple[Layout, int, tuple[int, ...]]:
     """The corpus, begun if need be and grown to the samples asked for: (layout, shards wanted, shards to make)."""
     sampler = factory()
-    url = settings.place("corpus")
-    storage.check_writable(url)
+    storage.check_writable(settings.url)
     record = getattr(sampler, "record", {})
     provenance = {key: record[key] for key in _PROVENANCE if key in record}
-    layout = Layout.begin(url, settings.corpus.identity(sampler), provenance=provenance)
+    layout = Layout.begin(settings.url, settings.corpus.identity(sampler), provenance=provenance)
     wanted = layout.num_shards(settings.corpus.num_samples)
     layout.grow(wanted)
     standing = set(layout.committed())
     return layout, wanted, tuple(shard for shard in range(wanted) if shard not in standing)
 
 
-def finish(layout: Layout) -> dict[str, Any]:
+def finish(settings: GenerateSettings, layout: Layout) -> dict[str, Any]:
     """Read all back and write the manifest and what goes with it; returns the manifest."""
-    log.info("generate: reading %d shards back for the manifest", len(layout.committed()))
+    log.info("%s: reading %d shards back for the manifest", settings.stage, len(layout.committed()))
     found = manifest.finalise(layout)
-    log.info("generate: %d samples, corpus digest %s", found["num_samples"], found["digest"])
+    log.info("%s: %d samples, corpus digest %s", settings.stage, found["num_samples"], found["digest"])
     if found["num_shards"]:
         croissant.write(layout)
     return found
 
 
-def _figures(found: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
+def _figures(found: Mapping[str, Any], settings: GenerateSettings, layout: Layout) -> dict[str, Any]:
     names = layout.content.class_table.names
     compared = quote.compare(layout, found)
     for line in quote.comparison_lines(compared):
-        log.info("generate: %s", line)
+        log.info("%s: %s", settings.stage, line)
     return {
         "num_samples": found["num_samples"],
         "num_shards": found["num_shards"],
@@ -149,17 +166,19 @@ def make(
     Args:
         wanted: shards in all, for the log.
     """
-    size = layout.samples_per_shard
     for shard in set(todo) & set(layout.failed()):  # a new start tries again what an earlier one gave up
         storage.delete(layout.place(layout.failed_key(shard)))
     ledger.sweep(layout)
     if any(run["outcome"] == "running" for run in ledger.runs(layout)):
-        log.warning("generate: another run seems to be at work on %s; this one begins at the other end", layout.url)
+        log.warning(
+            "%s: another run seems to be at work on %s; this one begins at the other end", settings.stage, layout.url
+        )
         todo = todo[::-1]
     stored = quote.stored(layout) if settings.budget.max_bytes else 0
-    done = (wanted - len(todo)) * size
-    log.info("generate: %d of %d samples stand; %d shards of %d to make", done, wanted * size, len(todo), size)
-    progress = Progress(log, "generate", wanted * size, "samples", done=done)
+    total, size = layout.samples_before(wanted), layout.samples_per_shard
+    done = total - sum(map(layout.size, todo))
+    log.info("%s: %d of %d samples stand; %d shards of %d to make", settings.stage, done, total, len(todo), size)
+    progress = Progress(log, settings.stage, total, "samples", done=done)
     with session(settings.ray) as ray:
         stop.install()
         workers = min(settings.ray.generate_workers, len(todo))
@@ -224,7 +243,7 @@ def _round(
         patience_s=corpus.patience_s,
         context=replace(_context.current(), log_level=settings.log_level),
         cpus=settings.ray.generate_cpus,
-        facts={"device": device_of(settings), "versions": versions()},
+        facts={"device": settings.machine, "versions": versions()},
     )
     before = len(lost(shards, layout))
     try:
@@ -243,27 +262,35 @@ def _round(
             _metrics.shard(row.outcome, _context.labels())
             if row.outcome in ("written", "stood"):
                 record.count(row.bytes)
-                progress.advance(layout.samples_per_shard)
+                progress.advance(layout.size(row.shard))
     except (DakterError, KeyboardInterrupt):
         raise
     except Exception as error:
         if len(lost(shards, layout)) == before:
             raise DakterError(f"sampling actors failed before any shard was committed: {error}") from error
-        log.warning("generate: the run broke off (%s); what is missing is started again", error)
+        log.warning("%s: the run broke off (%s); what is missing is started again", settings.stage, error)
 
 
 def plan(settings: GenerateSettings) -> Plan:
     """What ``run`` would do."""
-    corpus, ray, budget = settings.corpus, settings.ray, settings.budget
-    caps = [
-        f"{name} {getattr(budget, name):g}" for name in ("max_hours", "max_cost", "max_bytes") if getattr(budget, name)
-    ]
+    corpus = settings.corpus
     return Plan(
         reads=[f"model {settings.place('model')}"],
         computes=[
             f"{corpus.num_samples} pairs from corpus seed {corpus.seed}, less those that are committed",
-            f"by {ray.generate_workers} actors of {ray.generate_cpus} CPUs and {ray.generate_gpus:g} GPUs",
-            f"within {', '.join(caps)}" if caps else "without a cap on hours, cost or bytes (budget.*)",
+            *effort(settings),
         ],
-        writes=[f"corpus {settings.place('corpus')}"],
+        writes=[f"corpus {settings.url}"],
     )
+
+
+def effort(settings: GenerateSettings) -> list[str]:
+    """Of a plan: by whom, and within which caps."""
+    ray, budget = settings.ray, settings.budget
+    caps = [
+        f"{name} {getattr(budget, name):g}" for name in ("max_hours", "max_cost", "max_bytes") if getattr(budget, name)
+    ]
+    return [
+        f"by {ray.generate_workers} actors of {ray.generate_cpus} CPUs and {ray.generate_gpus:g} GPUs",
+        f"within {', '.join(caps)}" if caps else "without a cap on hours, cost or bytes (budget.*)",
+    ]

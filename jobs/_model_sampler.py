@@ -18,13 +18,58 @@ from dakter.diffusion.softlabel import SoftLabelConfig
 from dakter.errors import IntegrityError
 
 
-class ModelSampler:
-    """A trained joint model as the corpus wants it: sample indices to stored pairs.
+class PlacedModel:
+    """A trained joint model that is put in its place when it is first used.
 
     Args:
         url: the model's folder; downloaded once a machine if remote.
         threads: torch threads.
-        device: where to sample; the model moves there at the first call, so that a driver without a GPU may hold one.
+        device: where it computes; it moves there at its first use, so that a driver without a GPU may hold one.
+
+    Attributes:
+        digest, record: see ``dakter.diffusion.pipeline.OpenModel``.
+        content: what one pair of it is.
+        mode: ``diffusion.mode`` that it was trained in.
+
+    Raises:
+        IntegrityError: no complete model is there, or it was altered.
+    """
+
+    def __init__(self, url: str, threads: int, device: str):
+        from dakter.diffusion.pipeline import open_model  # with all of diffusers, where a model is really wanted
+
+        try:
+            opened = open_model(_cached(url))
+        except IntegrityError:  # a copy that lost files (folders for temporary files are swept) is fetched again
+            if not storage.is_remote(url):
+                raise
+            storage.remove_folder(_cached(url))
+            opened = open_model(_cached(url))
+        self._pipeline = cast(Any, opened.pipeline)  # diffusers' base class is partly untyped
+        self._threads, self._device, self._ready = threads, device, False
+        self.digest, self.record = opened.digest, dict(opened.record)
+        config = self._pipeline.config
+        size, (low, high) = int(config["size_px"]), config["value_range"]
+        table = opened.pipeline.class_table
+        self.content = Content(table, tuple(config["bands"]), size, size, (float(low), float(high)))
+        self.mode = str(config["mode"])
+
+    @property
+    def pipeline(self) -> Any:
+        """The ``JointDiffusionPipeline``, ready to compute."""
+        if not self._ready:
+            torch.set_num_threads(self._threads)
+            self._pipeline.to(self._device)
+            self._ready = True
+        return self._pipeline
+
+
+class ModelSampler:
+    """A trained joint model as the corpus wants it: sample indices to stored pairs.
+
+    Args:
+        url, threads, device: see ``PlacedModel``.
+        seed: of the corpus.
     """
 
     def __init__(
@@ -36,41 +81,25 @@ class ModelSampler:
         threads: int,
         device: str,
     ):
-        from dakter.diffusion.pipeline import open_model  # with all of diffusers, where a model is really wanted
-
-        try:
-            opened = open_model(_cached(url))
-        except IntegrityError:  # a copy that lost files (folders for temporary files are swept) is fetched again
-            if not storage.is_remote(url):
-                raise
-            storage.remove_folder(_cached(url))
-            opened = open_model(_cached(url))
-        self._pipeline = cast(Any, opened.pipeline)  # diffusers' base class is partly untyped
+        self._model = PlacedModel(url, threads, device)
         self._settings, self._seed = (sampler, soft_label), seed
-        self._threads, self._device, self._ready = threads, device, False
-        self.record: dict[str, Any] = dict(opened.record)
+        self.record: dict[str, Any] = self._model.record
         self.micro_batch = sampler.micro_batch
         self.identity = {
-            "model_digest": opened.digest,
+            "model_digest": self._model.digest,
             "sampler": sampler.dump(),
             "soft_label": soft_label.dump(),
             "threads": threads,
         }
-        config = self._pipeline.config
-        size, (low, high) = int(config["size_px"]), config["value_range"]
-        table = opened.pipeline.class_table
-        self.content = Content(table, tuple(config["bands"]), size, size, (float(low), float(high)))
+        self.content = self._model.content
 
     def __call__(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if not self._ready:
-            torch.set_num_threads(self._threads)
-            self._pipeline.to(self._device)
-            self._ready = True
-        pairs = self._pipeline.sample(indices, self._seed, *self._settings)
-        return schema.to_stored(_numpy(pairs.images)), schema.soft_to_stored(_numpy(pairs.soft_labels))
+        pairs = self._model.pipeline.sample(indices, self._seed, *self._settings)
+        return schema.to_stored(numpy_of(pairs.images)), schema.soft_to_stored(numpy_of(pairs.soft_labels))
 
 
-def _numpy(values: Any) -> np.ndarray:
+def numpy_of(values: Any) -> np.ndarray:
+    """A tensor as float32 on the CPU."""
     return torch.as_tensor(values).float().cpu().numpy()
 
 

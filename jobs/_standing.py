@@ -12,13 +12,16 @@ from dakter.corpus.layout import Layout
 from dakter.progress import duration
 from jobs._submission import Submission
 
+# Stage -> what the table calls the corpus that it makes.
+_NAMES = {"generate": "corpus", "label": "labelled"}
+
 
 def standing(
     out: str,
     run: str | None,
     wanted: Mapping[str, Config],
     *,
-    corpus: str,
+    corpora: Mapping[str, str],
     report: str,
     submissions: Sequence[Submission],
 ) -> dict[str, Any]:
@@ -27,7 +30,7 @@ def standing(
     Args:
         run: its id, None if it was never begun.
         wanted: stage -> settings that would be used now; a record made with others is told so.
-        corpus, report: URLs.
+        corpora: stage that makes one -> URL of it. report: URL.
         submissions: those of this run on the cluster, oldest attempt first.
     """
     latest = {one.stage: one for one in submissions}
@@ -37,7 +40,7 @@ def standing(
         "out": out,
         "stages": stages,
         "next": next((row["stage"] for row in stages if row["state"] not in ("done", "refused")), None),
-        "corpus": _corpus(corpus),
+        **{_NAMES[stage]: _corpus(url) for stage, url in corpora.items()},
         "report": report if storage.exists(report) else None,
     }
 
@@ -86,12 +89,12 @@ def lines(found: Mapping[str, Any]) -> list[str]:
         by = f", {row['submission']['id']}: {row['submission']['state']}" if row["submission"] else ""
         told.append(f"{row['stage']:<9} {row['state']}{took}{by}")
         told += [f"{'':<9} made with other settings: {text}" for text in row["different"]]
-    corpus = found["corpus"]
-    if corpus:
-        left = f", {duration(corpus['seconds_left'])} left" if corpus["seconds_left"] else ""
-        told.append(
-            f"corpus    {corpus['num_samples']} of {corpus['num_samples_planned']} samples, {corpus['num_failed']} "
-            f"shards set aside{left}"
-        )
+    for name in _NAMES.values():
+        if corpus := found.get(name):
+            left = f", {duration(corpus['seconds_left'])} left" if corpus["seconds_left"] else ""
+            told.append(
+                f"{name:<9} {corpus['num_samples']} of {corpus['num_samples_planned']} samples, {corpus['num_failed']} "
+                f"shards set aside{left}"
+            )
     told.append(f"report    {found['report'] or 'not written'}")
     return told

@@ -9,7 +9,7 @@ import io
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -29,12 +29,13 @@ from dakter.rng import derive_seed
 from dakter.students import search, store
 from dakter.students.models import StudentConfig
 from dakter.students.search import Arm, SweepConfig
-from dakter.students.streams import SyntheticStream, array_stream
+from dakter.students.streams import SyntheticStream
 from dakter.students.train import Evaluation, FitResult, LabelledArrays, StudentsConfig, fit
 from jobs._cli import Stop
 from jobs._context import RunContext, enter
 from jobs._ray import RayConfig, ResourceDeadline
 from jobs._redone import Account, Steps, total
+from jobs._sources import Source, stream_of
 
 log = logging.getLogger("dakter.jobs.distill")
 METRIC = "best_val_miou"
@@ -42,47 +43,21 @@ METRIC = "best_val_miou"
 
 @dataclass(frozen=True)
 class SweepData:
-    """What every student learns from: arrays, and the corpus as arrays or, if it is too large, by its URL.
-
-    ``accept`` is the URL of the accept-list that a corpus read by its URL is kept to; None: every sample.
-    """
+    """What every student learns from: real labelled pairs, and what the distilled arm has beside them, with weights."""
 
     train: LabelledArrays
     val: LabelledArrays
     num_classes: int
-    corpus: tuple[np.ndarray, np.ndarray] | None
-    corpus_url: str
-    accept: str | None = None
+    sources: tuple[tuple[Source, float], ...]
 
     def stream(self, arm: Arm, seed: int) -> SyntheticStream | None:
-        """Generated pairs for an arm; None for the control."""
-        if arm == "real":
-            return None
-        if self.corpus is not None:
-            return array_stream(*self.corpus, seed)
-        return _shard_stream(self.corpus_url, seed, self.accept)
+        """Pairs beside the real labelled ones, for an arm; None for the control."""
+        return None if arm == "real" else stream_of(self.sources, seed)
 
     def preview_rows(self, count: int = 4) -> np.ndarray:
         """Val images to show: those with the most classes, the first of equals."""
         variety = [-len(np.unique(label)) for label in self.val.labels]
         return np.sort(np.argsort(variety, kind="stable")[:count])
-
-
-def _shard_stream(url: str, seed: int, accept: str | None = None) -> SyntheticStream:
-    """A corpus read shard by shard; walking on costs nothing, a jump opens it anew at that batch."""
-    from dakter.corpus.reader import CorpusReader
-
-    reader = CorpusReader(url, accept=accept)
-    state: dict[str, Any] = {"next": None}
-
-    def draw(step: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        if state["next"] != (step, count):
-            state["batches"] = reader.batches(count, seed, start_batch=step)
-        state["next"] = (step + 1, count)
-        batches: Iterator[tuple[np.ndarray, np.ndarray]] = state["batches"]
-        return next(batches)
-
-    return draw
 
 
 @dataclass(frozen=True)

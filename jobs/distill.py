@@ -1,5 +1,7 @@
 """Search, freeze, train again: students from real labels alone (the control) and from real and generated pairs.
 
+The latter may have real unlabelled images with the joint model's labels beside generated pairs, or in place of them.
+
 Both arms get the same number of trials on the same schedule, steered by val mIoU alone; the best settings of each are
 frozen and trained afresh with several seeds. Test is never read here.
 """
@@ -8,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -17,20 +18,21 @@ from typing import Any
 import numpy as np
 
 from dakter import config, storage
-from dakter.config import digest_json, load
-from dakter.corpus.reader import CorpusReader
+from dakter.config import load
 from dakter.data.tiles import Split, TileCorpus
-from dakter.errors import ConflictError, DataError, Stopped, listing
+from dakter.errors import ConflictError, Stopped, listing
 from dakter.progress import Progress, duration
 from dakter.students import search, store
+from dakter.students.mix import MixedStudentsConfig, check_rows
 from dakter.students.models import StudentConfig
 from dakter.students.search import ARMS, Arm, SweepConfig
-from dakter.students.train import LabelledArrays, StudentsConfig
+from dakter.students.train import LabelledArrays
 from dakter.tracking import TrackedRun, Tracker, TrackingConfig
 from jobs._cli import Job, JobSettings, Plan, Stop, main
 from jobs._context import current
 from jobs._ray import RayConfig, beside_driver, session, wait_for_resources
 from jobs._redone import Tally, total
+from jobs._sources import Mix
 
 log = logging.getLogger("dakter.jobs.distill")
 
@@ -38,21 +40,25 @@ log = logging.getLogger("dakter.jobs.distill")
 class DistillSettings(JobSettings):
     """Settings of the distill job."""
 
-    students: StudentsConfig = StudentsConfig()
+    students: MixedStudentsConfig = MixedStudentsConfig()
     sweep: SweepConfig = SweepConfig()
     tracking: TrackingConfig = TrackingConfig()
     ray: RayConfig = RayConfig()
 
 
 def plan(settings: DistillSettings) -> Plan:
-    students, sweep, folder = settings.students, settings.sweep, settings.place("sweep")
+    students, sweep, folder, paths = settings.students, settings.sweep, settings.place("sweep"), settings.paths
+    share = students.share(with_labelled=paths.labelled is not None)
+    accepted = f", the samples of {paths.accept} alone" if paths.accept else ""
+    generated, labelled = f"{settings.place('corpus')}: every committed shard{accepted}", f"{paths.labelled}: likewise"
     return Plan(
         reads=[
             f"{settings.place('tiles')}: train and val",
-            f"{settings.place('corpus')}: every committed shard"
-            + (f", the samples of {settings.paths.accept} alone" if settings.paths.accept else ""),
+            *([generated] if share < 1 else []),
+            *([labelled] if paths.labelled else []),
         ],
         computes=[
+            *([f"{share:g} of the rows that are no real labelled pairs from {paths.labelled}"] if share else []),
             f"{sweep.num_trials} trials of up to {students.steps} steps for each of {', '.join(ARMS)}",
             f"stopped early from step {sweep.grace_steps} on; {settings.ray.trial_workers} at a time",
             f"then {students.num_seeds} students of {students.steps} steps for each arm",
@@ -68,27 +74,19 @@ def plan(settings: DistillSettings) -> Plan:
 
 def run(settings: DistillSettings, stop: Stop) -> Mapping[str, Any]:
     folder = settings.place("sweep")
-    accept = settings.paths.accept
-    tiles, reader = TileCorpus.open(settings.place("tiles")), CorpusReader(settings.place("corpus"), accept=accept)
+    tiles, paths = TileCorpus.open(settings.place("tiles")), settings.paths
+    mix = Mix.open(settings.place("corpus"), paths.accept, paths.labelled, settings.students, tiles)
     manifest = tiles.manifest
-    identity = {
-        "tiles_digest": manifest.digest,
-        "corpus_digest": reader.digest,
-        "model_digest": reader.identity["sampler"].get("model_digest"),
-        # By what it says, not where it stands; a sweep made before there were accept-lists is one without.
-        "accept_digest": digest_json(reader.indices.tolist()) if accept else None,
-        "students": settings.students.dump(),
-        "sweep": settings.sweep.dump(),
-    }
+    lineage = {"tiles_digest": manifest.digest, **mix.identity()}
+    identity = {**lineage, "students": mix.students(settings.students), "sweep": settings.sweep.dump()}
     sweep_id = _begin(folder, identity)
     finished = storage.join(folder, "sweep.json")
     if storage.exists(finished):
         return {**storage.read_json(finished)["figures"], "already_done": True}
-    if reader.num_accepted == 0:
-        raise DataError(f"{reader.url}: no committed and accepted sample; run jobs/generate.py first, or accept more")
+    mix.check_samples()
+    check_rows(mix.share, settings.sweep.synthetic_share, settings.students.batch_size)
     search.check(settings.sweep, settings.students, bands=len(manifest.bands), size_px=manifest.tile_px)
     storage.check_writable(folder)
-    lineage = {key: identity[key] for key in ("tiles_digest", "corpus_digest", "model_digest", "accept_digest")}
     tracker = Tracker.open(settings.tracking, settings.out)
     parent = tracker.run(sweep_id, name="distill", tags={"dakter.stage": "distill"})
     parent.params({"students": settings.students.dump(), "sweep": settings.sweep.dump()})
@@ -103,9 +101,7 @@ def run(settings: DistillSettings, stop: Stop) -> Mapping[str, Any]:
             _arrays(tiles.read("train")),
             _arrays(tiles.read("val")),
             len(manifest.class_table),
-            _in_memory(reader, settings.students),
-            reader.url,
-            accept,
+            mix.sources(settings.students.corpus_memory_mb),
         )
         reference, tally = ray.put(data), beside_driver(ray, Tally)
         gpu = settings.ray.trial_gpus > 0
@@ -123,7 +119,7 @@ def run(settings: DistillSettings, stop: Stop) -> Mapping[str, Any]:
             )
             for arm in ARMS
         }
-        book = Book(tracker, sweep_id, parent.id, folder, data, manifest, identity, tiles.url, reader.url)
+        book = Book(tracker, sweep_id, parent.id, folder, data, manifest, identity, tiles.url, mix.inputs())
         searches = {arm: _search(work, book, settings, stop) for arm, work in works.items()}
         facts = {
             **lineage,
@@ -155,7 +151,7 @@ def run(settings: DistillSettings, stop: Stop) -> Mapping[str, Any]:
         }
         for arm in ARMS
     }
-    figures = _figures(arms, {arm: searches[arm]["seconds"] for arm in ARMS}, len(data.train.images))
+    figures = _figures(arms, {arm: searches[arm]["seconds"] for arm in ARMS}, len(data.train.images)) | mix.figures()
     if figures["num_restarts"]:
         log.info("distill: %(num_restarts)d lost workers; %(steps_redone)d steps were done again", figures)
     parent.metrics({f"{arm}/best_val_miou": arms[arm]["search"]["best_val_miou"] for arm in ARMS})
@@ -193,15 +189,6 @@ def _ended(run: TrackedRun) -> Iterator[None]:
 
 def _arrays(split: Split) -> LabelledArrays:
     return LabelledArrays(split.images, split.labels)
-
-
-def _in_memory(reader: CorpusReader, students: StudentsConfig) -> tuple[np.ndarray, np.ndarray] | None:
-    """The accepted samples, decoded, if they are few enough, else None: workers then read it shard by shard."""
-    size_mb = sum(math.prod(shape) for shape in reader.content.shapes(reader.num_accepted).values()) / 2**20
-    if size_mb > students.corpus_memory_mb:
-        log.info("corpus: %.0f MB decoded, more than students.corpus_memory_mb; read shard by shard", size_mb)
-        return None
-    return reader.sample(reader.indices)
 
 
 def _search(work: Any, book: Any, settings: DistillSettings, stop: Stop) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from jobs import _corpus_verbs as verbs
-from jobs._cli import Job, Verb, main
+from jobs._cli import Job, main
+from jobs._corpus_verbs import VERBS
 from jobs._generation import GenerateSettings, plan, run, run_with
 
 __all__ = ["JOB", "GenerateSettings", "run", "run_with"]
@@ -14,27 +14,7 @@ JOB = Job(
     settings=GenerateSettings,
     run=run,
     plan=plan,
-    verbs={
-        "quote": Verb(
-            "make a few shards, then tell hours, bytes and money of the whole with a range; once the whole is made, "
-            "hold the quote against it",
-            verbs.tell_quote,
-            verbs.QuoteOptions,
-        ),
-        "status": Verb("where the corpus stands, from storage alone", verbs.show_status),
-        "verify": Verb(
-            "hash every stored byte anew; names what is missing, truncated, altered, duplicated or foreign",
-            verbs.verify,
-            verbs.VerifyOptions,
-        ),
-        "regenerate": Verb(
-            "draw one sample's micro-batch again and compare it with what is stored",
-            verbs.regenerate,
-            verbs.RegenerateOptions,
-        ),
-        "finalise": Verb("write the manifest over what is committed now, be it the whole or not", verbs.finalise),
-        "gallery": Verb("write gallery.html beside the corpus: what it is, and pairs of it to look at", verbs.gallery),
-    },
+    verbs=VERBS,
 )
 
 if __name__ == "__main__":

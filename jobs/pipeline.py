@@ -1,4 +1,4 @@
-"""The whole job in one command: prepare, train, generate, distill, evaluate, promote, and the report.
+"""The whole job in one command: prepare, train, generate, label if asked, distill, evaluate, promote, and the report.
 
 On one machine the stages run in this process. On a cluster each is submitted as a Ray job of its own, so that it goes
 on if this process dies; the same command again attaches to the stage that is running.
@@ -12,21 +12,33 @@ from contextlib import contextmanager
 from typing import Any
 
 from dakter import config, storage
+from dakter.config import setting
 from dakter.data.tiles import TileCorpus
 from dakter.errors import ConfigError, GateError
 from dakter.tracking_address import tracking_uri
-from jobs import distill, evaluate, generate, prepare, promote, train
+from jobs import distill, evaluate, generate, label, prepare, promote, train
 from jobs._cli import Job, Plan, Stop, Verb, execute, main
 from jobs._context import begin_run, find_run
 from jobs._ray import session
 from jobs._report import write_report
 from jobs._standing import lines, standing
 from jobs._submission import Cluster, SubmissionConfig, on_cluster, put_settings
+from jobs._tile_labeller import check_mode, check_tiles
 
 log = logging.getLogger("dakter.jobs.pipeline")
+_MAKING = (generate.JOB, label.JOB)  # corpora
 RunStage = Callable[[Job[Any], Any], object]
 
-STAGES: tuple[Job[Any], ...] = (prepare.JOB, train.JOB, generate.JOB, distill.JOB, evaluate.JOB, promote.JOB)
+# Every stage in its order; the label stage runs if it is asked for.
+STAGES: tuple[Job[Any], ...] = (
+    prepare.JOB,
+    train.JOB,
+    generate.JOB,
+    label.JOB,
+    distill.JOB,
+    evaluate.JOB,
+    promote.JOB,
+)
 
 
 class PipelineSettings(
@@ -39,25 +51,39 @@ class PipelineSettings(
 ):
     """Every section of every stage; a stage gets those it has."""
 
+    label: bool = setting(
+        False, "label the real unlabelled tiles too (jobs/label.py), for distill to mix in (students.unlabelled_share)"
+    )
     submission: SubmissionConfig = SubmissionConfig()
+
+
+def stages_of(settings: PipelineSettings) -> tuple[Job[Any], ...]:
+    """The stages that are asked for, in their order."""
+    return tuple(job for job in STAGES if settings.label or job is not label.JOB)
 
 
 def stage_settings(job: Job[Any], settings: PipelineSettings) -> Any:
     """The part of the pipeline's settings that one stage takes."""
     data = settings.dump()
+    if settings.label and job is distill.JOB:
+        data["paths"]["labelled"] = settings.place("labelled")
     return config.load(job.settings, {key: data[key] for key in job.settings.model_fields})
 
 
 def run(settings: PipelineSettings, stop: Stop) -> dict[str, Any]:
     """Run the stages in order, each resuming where it stands; a challenger that loses is an outcome, not a failure."""
     tracking_uri(settings.tracking.uri, settings.out)  # an address that is missing is told before hours are spent
+    stages = stages_of(settings)
+    settings.students.share(with_labelled=settings.label or settings.paths.labelled is not None)  # likewise
+    if settings.label:
+        check_mode(settings.diffusion.mode, "label")
     minutes: dict[str, float] = {}
     with _submitted(settings, stop) if on_cluster() else _in_process(settings, stop) as run_stage:
-        for number, job in enumerate(STAGES, 1):
+        for number, job in enumerate(stages, 1):
             stop.check(f"stages before {job.name} are done")
-            log.info("stage %d of %d: %s", number, len(STAGES), job.name)
+            log.info("stage %d of %d: %s", number, len(stages), job.name)
             if job is train.JOB:
-                _check_names(settings)
+                _check_with_tiles(settings)
             try:
                 run_stage(job, stage_settings(job, settings))
                 record = storage.read_json(storage.join(settings.out, "stages", f"{job.name}.json"))
@@ -97,8 +123,8 @@ def status(settings: PipelineSettings, stop: Stop) -> dict[str, Any]:
     found = standing(
         settings.out,
         run_id,
-        {job.name: stage_settings(job, settings) for job in STAGES},
-        corpus=settings.place("corpus"),
+        {job.name: stage_settings(job, settings) for job in stages_of(settings)},
+        corpora={job.name: stage_settings(job, settings).url for job in stages_of(settings) if job in _MAKING},
         report=f"{settings.place('report')}/report.html",
         submissions=Cluster.connect(run_id or "", settings.submission).submissions() if known else [],
     )
@@ -107,9 +133,12 @@ def status(settings: PipelineSettings, stop: Stop) -> dict[str, Any]:
     return found
 
 
-def _check_names(settings: PipelineSettings) -> None:
-    """Once the tiles tell the classes: floors by class name must name some, before they are needed hours later."""
-    table = TileCorpus.open(settings.place("tiles")).manifest.class_table
+def _check_with_tiles(settings: PipelineSettings) -> None:
+    """What can be told once tiles are there, hours before it matters: floors name classes, there is what to label."""
+    tiles = TileCorpus.open(settings.place("tiles"))
+    if settings.label:
+        check_tiles(tiles)
+    table = tiles.manifest.class_table
     unknown = sorted(set(settings.promotion.min_class_iou) - set(table.names))
     if unknown:
         raise ConfigError(
@@ -119,7 +148,7 @@ def _check_names(settings: PipelineSettings) -> None:
 
 def plan(settings: PipelineSettings) -> Plan:
     """The plans of all stages, each line with its stage."""
-    plans = {job.name: job.plan(stage_settings(job, settings)) for job in STAGES}
+    plans = {job.name: job.plan(stage_settings(job, settings)) for job in stages_of(settings)}
     return Plan(
         reads=[f"{name}: {line}" for name, part in plans.items() for line in part.reads],
         computes=[f"{name}: {line}" for name, part in plans.items() for line in part.computes],

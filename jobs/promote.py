@@ -156,6 +156,8 @@ def _register(settings: PromoteSettings, tracker: Tracker, run: TrackedRun, cand
     run.dataset("tiles", settings.place("tiles"), identity["tiles_digest"], "train, val and test")
     if "corpus_digest" in identity:
         run.dataset("corpus", settings.place("corpus"), identity["corpus_digest"], "train")
+    if "labelled_digest" in identity:
+        run.dataset("labelled", settings.place("labelled"), identity["labelled_digest"], "train")
     tags = {"dakter.student": record["id"], "dakter.arm": record["arm"]}
     tags |= {f"dakter.{key}": str(value) for key, value in candidate.cost.items()}
     run.tags(tags | ({"dakter.student_run": record["run_id"]} if record.get("run_id") else {}))

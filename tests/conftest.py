@@ -111,6 +111,14 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return make_sources(tmp_path_factory.mktemp("sources"))
 
 
+@pytest.fixture(scope="session")
+def mixed_sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """As ``sources``, with 6 unlabelled tiles, a model, and the corpus of them that it labelled."""
+    from copied_pairs import make_sources
+
+    return make_sources(tmp_path_factory.mktemp("mixed"), num_unlabelled=6)
+
+
 @pytest.fixture(params=["local", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """URL at which a corpus may be made: on the local disk, then on S3."""

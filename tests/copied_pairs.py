@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tiny_model import put_untrained_model
 
 from dakter.corpus.commit import write_shard
 from dakter.corpus.content import Content
@@ -18,6 +19,7 @@ from dakter.data.source import DataConfig
 from dakter.data.tiles import Split, TileCorpus, TilesConfig
 from dakter.schema import OSD
 from jobs._cli import resolve
+from jobs._tile_labeller import TileLabeller
 from jobs.distill import DistillSettings
 
 
@@ -37,11 +39,14 @@ class Copies:
         return self.split.images[rows], soft
 
 
-def make_sources(root: Path) -> dict[str, str]:
-    """URLs of a tile corpus (32 px) and of a corpus of 16 pairs in two shards."""
+def make_sources(root: Path, num_unlabelled: int = 0) -> dict[str, str]:
+    """URLs of a tile corpus (32 px) and of a corpus of 16 pairs in two shards.
+
+    With unlabelled tiles, also those of an untrained ``model`` and of the ``labelled`` corpus it makes, in shards of 4.
+    """
     places = {"tiles": str(root / "tiles"), "corpus": str(root / "corpus")}
     prepare(
-        DataConfig(num_train=6, num_val=3, num_test=1, simulate=SceneConfig(size_px=64)),
+        DataConfig(num_train=6, num_val=3, num_test=1, num_unlabelled=num_unlabelled, simulate=SceneConfig(size_px=64)),
         TilesConfig(size_px=32),
         places["tiles"],
         should_stop=lambda: False,
@@ -52,6 +57,15 @@ def make_sources(root: Path) -> dict[str, str]:
     layout.grow(2)
     for shard in range(2):
         write_shard(layout, shard, compute(sampler, shard * 8, 8))
+    if num_unlabelled:
+        places |= {"model": str(root / "model"), "labelled": str(root / "labelled")}
+        what: dict[str, Any] = {"size_px": 32, "bands": tiles.manifest.bands, "value_range": tiles.manifest.value_range}
+        put_untrained_model(places["model"], {}, **what)
+        labeller = TileLabeller(places["model"], places["tiles"], 2, 4, "fp32", 0, 1, "cpu")
+        layout = Layout.begin(places["labelled"], CorpusConfig(samples_per_shard=4).identity(labeller))
+        layout.grow(shards := layout.num_shards(num_unlabelled))
+        for shard in range(shards):
+            write_shard(layout, shard, compute(labeller, shard * 4, layout.size(shard)))
     return places
 
 

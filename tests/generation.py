@@ -55,7 +55,7 @@ def in_process(ray: Any, factory: Any, work: Any, config: Any, **other: Any) -> 
     """In place of ``fan_out``, where the pool of actors is not what a test is about."""
     layout = Layout.open(work.corpus)
     for shard in work.shards:
-        write_shard(layout, shard, compute(factory(), shard * layout.samples_per_shard, layout.samples_per_shard))
+        write_shard(layout, shard, compute(factory(), shard * layout.samples_per_shard, layout.size(shard)))
         yield Row(shard, "written", 1)
 
 

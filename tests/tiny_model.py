@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from dakter.diffusion.fit import TrainConfig, TrainingData, fit
 from dakter.diffusion.network import JointUNet, NetworkConfig
 from dakter.diffusion.pipeline import JointDiffusionPipeline, save_model
 from dakter.diffusion.schedule import DiffusionConfig
-from dakter.schema import SOS, ClassTable
+from dakter.schema import OSD, SOS, ClassTable
 
 
 def random_joint(
@@ -28,6 +29,21 @@ def random_joint(
             noise = torch.randn(value.shape, generator=rng.torch_generator(5, name, number))
             value.copy_(noise * 0.3 if value.ndim == 1 else noise / value[0].numel() ** 0.5)
     return JointDiffusionPipeline.build(unet.eval(), diffusion, b=0.4, class_table=table, **about)
+
+
+def put_untrained_model(
+    url: str,
+    record: dict[str, Any],
+    *,
+    size_px: int,
+    bands: Sequence[str],
+    value_range: Sequence[float],
+    mode: Literal["joint", "independent"] = "independent",
+) -> None:
+    """A ``random_joint`` of five classes and one band, saved."""
+    about = {"dihedral": False, "size_px": size_px, "bands": bands, "value_range": value_range}
+    network = NetworkConfig(widths=(8, 8), blocks=(1, 1))
+    save_model(random_joint(network, DiffusionConfig(mode=mode), OSD, **about), url, record)
 
 
 def put_tiny_model(url: str) -> None:

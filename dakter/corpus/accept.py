@@ -29,7 +29,7 @@ def accepted(accept: Accept | None, shards: Sequence[int], samples_per_shard: in
     """
     if accept is None:
         everything = np.arange(samples_per_shard)
-        return [(shard, everything) for shard in shards]
+        return [(shard, everything[: layout.size(shard)]) for shard in shards]
     where = f"accept-list {accept}" if isinstance(accept, str) else "accept-list"
     found = np.asarray(_document(accept, layout, where) if isinstance(accept, str) else list(accept))
     if found.ndim != 1 or (found.size and found.dtype.kind not in "iu"):
@@ -38,7 +38,8 @@ def accepted(accept: Accept | None, shards: Sequence[int], samples_per_shard: in
     if (twice := indices[counts > 1]).size:
         raise DataError(f"{where}: {len(twice)} indices occur more than once, e.g. {twice[:5].tolist()}")
     where_S, row_S = np.divmod(indices, samples_per_shard)
-    if (missing := indices[~np.isin(where_S, shards)]).size:
+    there = np.isin(where_S, shards) & (indices < layout.samples_before(max(shards, default=-1) + 1))
+    if (missing := indices[~there]).size:
         raise IntegrityError(
             f"{layout.url}: the {where} has {len(missing)} indices that are not committed:\n"
             + listing([f"sample {index}" for index in missing.tolist()], most=5)

@@ -13,9 +13,8 @@ from typing import Any
 
 import dakter
 from dakter.corpus.content import Content
+from dakter.corpus.wording import DIGITAL_SOURCE_TYPE, Wording, wording
 
-# IPTC's code for media made by a model that learned from samples, and schema.org's name for the same code.
-DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 NOT_STATED = "not stated"
 
 
@@ -29,21 +28,17 @@ def group_attributes(
         provenance: of the model's training data ``source``, ``licence``, ``citation``, ``tiles_digest``, and
             whatever else is known; what is absent is said to be not stated.
     """
-    digest = model_digest(identity)
+    digest, words, software = model_digest(identity), wording(identity), f"dakter {dakter.__version__}"
     licence, citation, source = (provenance.get(key, NOT_STATED) for key in ("licence", "citation", "source"))
     return {
-        "title": "Synthetic SAR images with soft labels",
-        "summary": "Pairs of a SAR image and a soft label (the probability of each class in every pixel), drawn "
-        "together from one diffusion model. They are no observations: nothing shown here was ever measured.",
-        "synthetic": True,
-        "digital_source_type": DIGITAL_SOURCE_TYPE,
-        "source": f"sampled by dakter {dakter.__version__} from a joint diffusion model of image and label (digest "
-        f"{digest}) that was trained on: {source}",
-        "license": f"of the training data: {licence}",
-        "references": f"of the training data: {citation}",
-        "comment": "A shard is whole if it has a record in ../commits; the others read as zeros. Pair i was drawn from "
-        "(seed, i).",
-        "generator": f"dakter {dakter.__version__}",
+        "title": words.title,
+        "summary": words.summary,
+        **({"synthetic": True, "digital_source_type": DIGITAL_SOURCE_TYPE} if words.synthetic else {}),
+        "source": words.source.format(software=software, model=digest, source=source),
+        "license": f"{words.terms}: {licence}",
+        "references": f"{words.terms}: {citation}",
+        "comment": "A shard is whole if it has a record in ../commits; the others read as zeros. " + words.numbered,
+        "generator": software,
         "identity_digest": identity_digest,
         "schema_version": identity["schema_version"],
         "seed": identity["seed"],
@@ -54,16 +49,16 @@ def group_attributes(
 
 
 def model_digest(identity: Mapping[str, Any]) -> str:
-    """Digest of the model that a corpus is drawn from."""
+    """Digest of the model that a corpus is drawn from, or labelled by."""
     return str(identity["sampler"].get("model_digest", NOT_STATED))
 
 
-def array_attributes(content: Content) -> dict[str, dict[str, Any]]:
+def array_attributes(content: Content, words: Wording) -> dict[str, dict[str, Any]]:
     """Attributes of each array, by its name."""
     low, high = content.value_range
     return {
         "image": {
-            "long_name": "synthetic SAR image, raw values as in the training data",
+            "long_name": words.image,
             "bands": list(content.bands),
             "scale_factor": (high - low) / 255.0,
             "add_offset": low,

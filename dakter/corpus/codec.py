@@ -61,10 +61,11 @@ class Encoder:
         name: which array, for the error.
         level: zstd level.
         pool: threads that share the work; the bytes are the same.
+        per_shard: samples of a whole shard; the object of a shorter one has empty places for the rest.
     """
 
-    def __init__(self, name: str, level: int, pool: ThreadPoolExecutor | None = None):
-        self._name, self._level, self._pool = name, level, pool
+    def __init__(self, name: str, level: int, pool: ThreadPoolExecutor | None = None, per_shard: int = 0):
+        self._name, self._level, self._pool, self._per_shard = name, level, pool, per_shard
         self._chunks: list[bytes] = []
         self._digest = hashlib.sha256()
 
@@ -95,6 +96,7 @@ class Encoder:
             raise DataError(f"{self._name}: no sample to encode")
         lengths = np.array([len(chunk) for chunk in self._chunks], "<u8")
         index = np.stack([lengths.cumsum(dtype="<u8") - lengths, lengths], axis=1).tobytes()
+        index += _EMPTY.to_bytes(8, "little") * 2 * (self._per_shard - len(lengths))
         tail = index + google_crc32c.value(index).to_bytes(4, "little")
         self._digest.update(tail)
         return b"".join([*self._chunks, tail])

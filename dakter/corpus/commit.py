@@ -69,8 +69,7 @@ def read_commit(layout: Layout, shard: int) -> dict[str, Any] | None:
 def check_record(layout: Layout, shard: int, record: Any) -> None:
     """Raise IntegrityError unless ``record`` is the commit record of this shard of this corpus."""
     where = layout.place(layout.commit_key(shard))
-    size = layout.samples_per_shard
-    expected = {"identity_digest": layout.digest, "shard": shard, "first": shard * size, "count": size}
+    expected = {"identity_digest": layout.digest, **_extent(layout, shard)}
     if not isinstance(record, dict) or set(record.get("objects", ())) != set(ARRAYS):
         raise IntegrityError(f"{where}: is no commit record; delete it and start jobs/generate.py again")
     for key, value in expected.items():
@@ -100,7 +99,8 @@ def write_shard(
     standing = read_commit(layout, shard)
     if standing:
         return Outcome(standing, written=False)
-    packed = content if isinstance(content, Packed) else pack(content, int(layout.identity["compression_level"]))
+    level, per_shard = int(layout.identity["compression_level"]), layout.samples_per_shard
+    packed = content if isinstance(content, Packed) else pack(content, level, per_shard)
     held = {name: _place(layout, shard, name, packed.objects[name]) for name in ARRAYS}
     record, written = _commit(layout, shard, _record(layout, shard, packed, facts()))
     for name in ARRAYS:
@@ -110,18 +110,18 @@ def write_shard(
 
 def set_aside(layout: Layout, shard: int, *, attempts: int, error: str, traceback: str) -> None:
     """Record in ``failed/`` that a shard was given up."""
-    size = layout.samples_per_shard
-    record = {"shard": shard, "first": shard * size, "count": size, "attempts": attempts, "error": error}
+    record = {**_extent(layout, shard), "attempts": attempts, "error": error}
     storage.put_json(layout.place(layout.failed_key(shard)), {**record, "traceback": traceback, "time": time.time()})
 
 
+def _extent(layout: Layout, shard: int) -> dict[str, int]:
+    return {"shard": shard, "first": shard * layout.samples_per_shard, "count": layout.size(shard)}
+
+
 def _record(layout: Layout, shard: int, packed: Packed, facts: Mapping[str, Any]) -> dict[str, Any]:
-    size = layout.samples_per_shard
     return {
         "identity_digest": layout.digest,
-        "shard": shard,
-        "first": shard * size,
-        "count": size,
+        **_extent(layout, shard),
         "objects": {
             name: {
                 "key": layout.key(name, shard),

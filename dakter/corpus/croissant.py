@@ -17,11 +17,12 @@ from typing import Any
 
 import dakter
 from dakter import storage
-from dakter.corpus.attributes import DIGITAL_SOURCE_TYPE, NOT_STATED, model_digest
+from dakter.corpus.attributes import NOT_STATED, model_digest
 from dakter.corpus.content import Content
 from dakter.corpus.layout import ARRAYS, GROUP_KEY, Layout
 from dakter.corpus.manifest import records
 from dakter.corpus.shard import sha256
+from dakter.corpus.wording import DIGITAL_SOURCE_TYPE, Wording, wording
 from dakter.errors import DataError, IntegrityError
 
 KEY = "croissant.json"
@@ -35,6 +36,7 @@ _DOCUMENTS = {
 _JSON = "application/json"
 # Zarr has no media type of its own; Croissant then asks for the address of a description.
 _ZARR = "https://zarr-specs.readthedocs.io/en/latest/v3/core/"
+_TRAINED = {"@id": "sc:TrainedAlgorithmicMediaDigitalSource", "sameAs": DIGITAL_SOURCE_TYPE}
 CONFORMS_TO = ("http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0")
 # Licences that are named by their SPDX identifier; anything else is carried along as the words it was given in.
 _SPDX = re.compile(
@@ -134,29 +136,29 @@ def describe(
     """
     content, digest = Content.from_json(identity["content"]), str(manifest["digest"])
     told = {key: str(provenance.get(key, NOT_STATED)) for key in ("source", "licence", "citation", "tiles_digest")}
-    model, table = model_digest(identity), content.class_table
+    model, table, words = model_digest(identity), content.class_table, wording(identity)
     software = f"dakter {dakter.__version__}"
     return {
         "@context": dict(_CONTEXT),
         "@type": "sc:Dataset",
         "conformsTo": list(CONFORMS_TO),
-        "name": f"Synthetic SAR images with soft labels ({table.name}, {digest[:12]})",
-        "description": f"{manifest['num_samples']} synthetic pairs of a SAR image ({', '.join(content.bands)}; "
+        "name": f"{words.title} ({table.name}, {digest[:12]})",
+        "description": f"{manifest['num_samples']} {words.pairs} of a SAR image ({', '.join(content.bands)}; "
         f"{content.height_px} x {content.width_px} pixels) and a soft label over {len(table)} classes "
-        f"({', '.join(table.names)}), drawn together from one diffusion model. No observations: nothing shown was ever "
-        f"measured. Mean entropy of the labels: {manifest['entropy_nats']:.4g} nats a pixel.",
+        f"({', '.join(table.names)}), {words.origin} Mean entropy of the labels: {manifest['entropy_nats']:.4g} nats "
+        "a pixel.",
         "url": url,
         "creator": {"@type": "sc:Organization", "name": creator},
         # A corpus only grows, and what stands is never touched: more shards, a higher minor version.
         "version": f"{identity['schema_version']}.{manifest['num_shards']}.0+{digest[:12]}",
         "sdVersion": f"1.0.0+{software.replace(' ', '-').replace('.', '-')}",
-        "license": _licence(told["licence"]),
-        "conditionsOfAccess": f"The corpus derives from its training data; their licence, as stated: {told['licence']}",
-        "keywords": ["synthetic data", "synthetic aperture radar", "SAR", "oil spill", "semantic segmentation"],
-        "citeAs": f"@misc{{dakter-{digest[:12]}, title = {{Synthetic SAR images with soft labels}}, "
-        f"note = {{drawn by {software}; corpus digest {digest}; model digest {model}}}}}",
+        "license": _licence(told["licence"], words.terms),
+        "conditionsOfAccess": words.access.format(**told),
+        "keywords": [words.keyword, "synthetic aperture radar", "SAR", "oil spill", "semantic segmentation"],
+        "citeAs": f"@misc{{dakter-{digest[:12]}, title = {{{words.title}}}, "
+        f"note = {{{words.made} by {software}; corpus digest {digest}; model digest {model}}}}}",
         "citation": told["citation"],
-        "digitalSourceType": {"@id": "sc:TrainedAlgorithmicMediaDigitalSource", "sameAs": DIGITAL_SOURCE_TYPE},
+        **({"digitalSourceType": _TRAINED} if words.synthetic else {}),
         "identifier": f"sha256:{digest}",
         "prov:wasDerivedFrom": {
             **_urn("tiles", told["tiles_digest"]),
@@ -165,53 +167,44 @@ def describe(
         },
         "prov:wasGeneratedBy": {
             "@type": "prov:Activity",
-            "prov:label": f"sampling by {software}",
+            "prov:label": f"{words.activity} by {software}",
             "prov:used": {
                 **_urn("model", model),
                 "@type": "prov:Entity",
                 "prov:label": "joint diffusion model of image and label",
             },
         },
-        **_responsible_ai(manifest, told, software, model, table.names),
+        **_responsible_ai(words, manifest, {**told, "software": software, "model": model}, table.names),
         "distribution": _distribution(objects),
         "recordSet": [_samples(content), _classes(content, manifest["class_shares"]), _shards()],
     }
 
 
 def _responsible_ai(
-    manifest: Mapping[str, Any], told: Mapping[str, str], software: str, model: str, names: Iterable[str]
+    words: Wording, manifest: Mapping[str, Any], told: Mapping[str, str], names: Iterable[str]
 ) -> dict[str, Any]:
     shares = ", ".join(
         f"{name} {100 * share:.3g} %" for name, share in zip(names, manifest["class_shares"], strict=True)
     )
     return {
-        "rai:dataCollection": f"Synthetic: image and label are sampled together by {software} from a diffusion model "
-        f"(digest {model}) that was trained on labelled SAR images. Pair i depends on (seed, i) alone.",
-        "rai:dataCollectionType": ["Software Collection", "Others: synthetic data, sampled from a generative model"],
-        "rai:dataCollectionRawData": f"Training data of the model: {told['source']}. Licence: {told['licence']}. "
-        f"Described in: {told['citation']}.",
-        "rai:dataAnnotationProtocol": "No person labelled these images: the soft label is the model's own, drawn "
-        "jointly with the image.",
+        "rai:dataCollection": words.collection.format(**told),
+        "rai:dataCollectionType": list(words.collection_types),
+        "rai:dataCollectionRawData": words.raw_data.format(**told),
+        "rai:dataAnnotationProtocol": words.annotation,
         "rai:annotationsPerItem": "0 by people, 1 by the model",
-        "rai:machineAnnotationTools": [f"{software}, model digest {model}"],
-        "rai:dataBiases": [
-            f"Mean probabilities of the classes: {shares}.",
-            "The model repeats, and may strengthen, whatever is uneven in its training data.",
-        ],
-        "rai:dataLimitations": [
-            "Not for evaluation, and not as evidence of any event: the scenes never were.",
-            "Soft labels are rounded to 1/255; speckle and textures are as good as the model.",
-        ],
+        "rai:machineAnnotationTools": ["{software}, model digest {model}".format(**told)],
+        "rai:dataBiases": [f"Mean probabilities of the classes: {shares}.", words.bias],
+        "rai:dataLimitations": list(words.limitations),
         "rai:dataUseCases": ["Training of segmentation models beside real labels (distillation)."],
     }
 
 
-def _licence(text: str) -> str | dict[str, str]:
+def _licence(text: str, terms: str) -> str | dict[str, str]:
     if text.startswith(("https://", "http://")):
         return text
     if _SPDX.fullmatch(text):
         return f"https://spdx.org/licenses/{text}"
-    return {"@type": "sc:CreativeWork", "name": f"As of the training data: {text}"}
+    return {"@type": "sc:CreativeWork", "name": f"As {terms}: {text}"}
 
 
 def _urn(kind: str, digest: str) -> dict[str, str]:

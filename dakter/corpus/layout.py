@@ -11,7 +11,8 @@
 
 The number of samples is not part of the identity. A corpus is extended by asking for more: shards are always whole
 (a number of samples is rounded up to whole shards), so what stands is never touched again; only the shape in the two
-``zarr.json`` grows, and it never shrinks.
+``zarr.json`` grows, and it never shrinks. A corpus that labels given images is as large as they are many: its identity
+holds their number, and its last shard may be short.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from dakter.corpus.attributes import array_attributes, group_attributes
 from dakter.corpus.content import Content
 from dakter.corpus.objects import Objects
 from dakter.corpus.shard import PairSampler
+from dakter.corpus.wording import wording
 from dakter.errors import ConfigError, ConflictError, DataError, IntegrityError, StorageError, listing
 
 SCHEMA_VERSION = 2  # 1 had a folder for each axis of a chunk: four to look into for each object
@@ -79,6 +81,7 @@ class CorpusConfig(Config):
 
     def identity(self, sampler: PairSampler) -> dict[str, Any]:
         """Everything that the bytes of a corpus depend on, as it stands in ``identity.json``."""
+        fixed = getattr(sampler, "num_samples", None)
         return {
             "schema_version": SCHEMA_VERSION,
             "content": sampler.content.to_json(),
@@ -87,6 +90,7 @@ class CorpusConfig(Config):
             "samples_per_shard": self.shard_size(sampler.content, sampler.micro_batch),
             "compression_level": self.compression_level,
             "sampler": sampler.identity,
+            **({} if fixed is None else {"num_samples": fixed}),
         }
 
 
@@ -118,7 +122,8 @@ class Layout:
                 raise ConflictError(
                     f"{url}: a corpus made with other settings stands here:\n"
                     + listing(differences(stands, wanted))
-                    + "\nGo back to those settings, or choose another folder (paths.corpus)"
+                    + "\nGo back to those settings, or choose another folder (paths.corpus; paths.labelled for "
+                    "jobs/label.py)"
                 ) from None
         layout = cls(url, wanted, Objects(url))
         layout._put_documents(provenance or {})
@@ -131,7 +136,7 @@ class Layout:
             identity = storage.read_json(storage.join(url, "identity.json"))
         except FileNotFoundError:
             raise DataError(
-                f"{url}: no corpus stands here (no identity.json); make one with jobs/generate.py"
+                f"{url}: no corpus stands here (no identity.json); make one with jobs/generate.py or jobs/label.py"
             ) from None
         if not isinstance(identity, dict) or identity.get("schema_version") != SCHEMA_VERSION:
             raise IntegrityError(
@@ -157,9 +162,24 @@ class Layout:
     def micro_batch(self) -> int:
         return int(self.identity["micro_batch"])
 
+    @property
+    def fixed_samples(self) -> int | None:
+        """Samples of a corpus of given images; None for one that may be extended."""
+        found = self.identity.get("num_samples")
+        return None if found is None else int(found)
+
     def num_shards(self, num_samples: int) -> int:
-        """Shards that hold at least ``num_samples``."""
-        return -(-num_samples // self.samples_per_shard)
+        """Shards that hold at least ``num_samples``; of a corpus of given images those of all of them."""
+        return -(-(self.fixed_samples or num_samples) // self.samples_per_shard)
+
+    def samples_before(self, shard: int) -> int:
+        """Samples of the shards ``0 .. shard - 1``."""
+        most = shard * self.samples_per_shard
+        return most if self.fixed_samples is None else min(most, self.fixed_samples)
+
+    def size(self, shard: int) -> int:
+        """Samples of one shard: ``samples_per_shard``, but for the last of a corpus of given images."""
+        return self.samples_before(shard + 1) - self.samples_before(shard)
 
     def key(self, array: str, shard: int) -> str:
         """Key of a shard object, relative to the corpus."""
@@ -214,7 +234,7 @@ class Layout:
 
     def planned_shards(self) -> int:
         """Shards that the arrays are preallocated for."""
-        return int(self.document(ARRAYS[0])["shape"][0]) // self.samples_per_shard
+        return -(-int(self.document(ARRAYS[0])["shape"][0]) // self.samples_per_shard)
 
     def grow(self, num_shards: int) -> None:
         """Let both arrays hold at least ``num_shards``. Safe to call again, and by several writers at a time.
@@ -222,14 +242,15 @@ class Layout:
         Raises:
             StorageError: others kept changing the document.
         """
+        wanted = self.samples_before(num_shards)
         for name in ARRAYS:
             key = f"data.zarr/{name}/zarr.json"
             for _ in range(20):
                 data, tag = self.objects.get(key)
                 document = json.loads(data)
-                if document["shape"][0] >= num_shards * self.samples_per_shard:
+                if document["shape"][0] >= wanted:
                     break
-                document["shape"][0] = num_shards * self.samples_per_shard
+                document["shape"][0] = wanted
                 self.objects.replace(key, storage.to_json_bytes(document), tag)  # and look again
             else:
                 raise StorageError(f"{self.place(key)}: changed by others again and again; run the same command again")
@@ -238,7 +259,7 @@ class Layout:
         """The zarr metadata of empty arrays, each put only if absent."""
         content, store = self.content, MemoryStore()
         zarr.create_group(store, attributes=group_attributes(self.identity, self.digest, provenance))
-        described = array_attributes(content)
+        described = array_attributes(content, wording(self.identity))
         documents = {GROUP_KEY: bytes(store._store_dict["zarr.json"].to_bytes())}
         for name, shape in content.shapes(0).items():
             documents[f"data.zarr/{name}/zarr.json"] = codec.array_document(

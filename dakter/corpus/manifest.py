@@ -16,6 +16,7 @@ from dakter.corpus import codec
 from dakter.corpus.commit import check_record, read_commit
 from dakter.corpus.layout import ARRAYS, Layout
 from dakter.corpus.shard import sha256
+from dakter.corpus.wording import is_labelled
 from dakter.errors import IntegrityError, listing
 from dakter.progress import Progress
 
@@ -84,18 +85,26 @@ def finalise(layout: Layout) -> dict[str, Any]:
             f"{layout.url}: not finalised, {len(faults)} faults:\n{listing(list(map(describe, faults)))}"
         )
     rows = ranges(found)
+    counts = [row["count"] for row in rows]
     manifest = {
         "identity_digest": layout.digest,
         "digest": digest_json(rows),
-        "num_samples": sum(row["count"] for row in rows),
+        "num_samples": sum(counts),
         "num_shards": len(rows),
         "bytes": sum(record["objects"][name]["bytes"] for record in found for name in ARRAYS),
-        "class_shares": np.mean([record["class_shares"] for record in found], axis=0).tolist() if found else [],
-        "entropy_nats": float(np.mean([record["entropy_nats"] for record in found])) if found else 0.0,
+        "class_shares": _mean([record["class_shares"] for record in found], counts).tolist() if found else [],
+        "entropy_nats": float(_mean([record["entropy_nats"] for record in found], counts)) if found else 0.0,
         "ranges": rows,
     }
     storage.put_json(layout.place("manifest.json"), manifest)
     return manifest
+
+
+def _mean(values: list[Any], counts: list[int]) -> np.ndarray:
+    """Over samples; exactly the mean over shards where these are equally large."""
+    if len(set(counts)) == 1:
+        return np.mean(values, axis=0)
+    return np.average(values, axis=0, weights=counts)
 
 
 def verify(layout: Layout, *, deep: bool = True) -> dict[str, Any]:
@@ -128,7 +137,8 @@ def verify(layout: Layout, *, deep: bool = True) -> dict[str, Any]:
         if record is not None:
             found.append(record)
         progress.advance()
-    faults += _duplicates(found)
+    # Given images may repeat, so there a shard is a duplicate only if its labels, each of its own noise, repeat too.
+    faults += _duplicates(found, ARRAYS if is_labelled(layout.identity) else ("image",))
     strangers, uncommitted = _strangers(layout, set(committed))
     faults += strangers
     rows, manifest = ranges(found), read_manifest(layout)
@@ -143,7 +153,7 @@ def verify(layout: Layout, *, deep: bool = True) -> dict[str, Any]:
         "url": layout.url,
         "deep": deep,
         "num_shards": len(committed),
-        "num_samples": len(committed) * layout.samples_per_shard,
+        "num_samples": sum(map(layout.size, committed)),
         "digest": digest_json(rows),
         "faults": faults,
         "uncommitted": uncommitted,
@@ -178,11 +188,11 @@ def _faults(layout: Layout, record: dict[str, Any], deep: bool) -> list[dict[str
         if not deep:
             continue
         try:
-            decoded = sha256(codec.decode(data, shape[1:], layout.samples_per_shard, where=layout.place(key)))
+            samples = codec.decode(data, shape[1:], layout.samples_per_shard, where=layout.place(key))
         except IntegrityError as error:
             faults.append(_fault("altered", shard, key, str(error)))
             continue
-        if decoded != entry["decoded_sha256"]:
+        if sha256(samples[: layout.size(shard)]) != entry["decoded_sha256"]:
             faults.append(_fault("altered", shard, key, "the decoded samples are not those of the record"))
     return faults
 
@@ -202,11 +212,11 @@ def repair(layout: Layout, faults: Iterable[dict[str, Any]]) -> list[int]:
     return broken
 
 
-def _duplicates(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    first: dict[str, int] = {}
+def _duplicates(found: list[dict[str, Any]], by: Sequence[str]) -> list[dict[str, Any]]:
+    first: dict[tuple[str, ...], int] = {}
     faults = []
     for record in found:
-        shard, decoded = record["shard"], record["objects"]["image"]["decoded_sha256"]
+        shard, decoded = record["shard"], tuple(record["objects"][name]["decoded_sha256"] for name in by)
         if decoded in first:
             key = record["objects"]["image"]["key"]
             faults.append(_fault("duplicated", shard, key, f"the images are those of shard {first[decoded]}"))

@@ -44,10 +44,11 @@ class Packer:
     Args:
         level: zstd level.
         pool: threads that share the compression; the bytes are the same.
+        per_shard: samples of a whole shard, if this one may be shorter.
     """
 
-    def __init__(self, level: int, pool: ThreadPoolExecutor | None = None):
-        self._encoders = {name: codec.Encoder(name, level, pool) for name in ARRAYS}
+    def __init__(self, level: int, pool: ThreadPoolExecutor | None = None, per_shard: int = 0):
+        self._encoders = {name: codec.Encoder(name, level, pool, per_shard) for name in ARRAYS}
         self._decoded = {name: hashlib.sha256() for name in ARRAYS}
         self._tally = Tally()
 
@@ -72,9 +73,9 @@ class Packer:
         )
 
 
-def pack(arrays: Arrays, level: int) -> Packed:
-    """A shard whose samples are all there; the same as if they had come one by one."""
-    packer = Packer(level)
+def pack(arrays: Arrays, level: int, per_shard: int = 0) -> Packed:
+    """A shard whose samples are all there; the same as if they had come one by one. Arguments as of ``Packer``."""
+    packer = Packer(level, per_shard=per_shard)
     packer.add(arrays)
     return packer.finish()
 
@@ -93,9 +94,9 @@ def make(
         When all is drawn, a function that packs what is left of it and returns the shard: the next one can be drawn
         meanwhile. It raises as this one does, and is called once.
     """
-    packer = Packer(int(layout.identity["compression_level"]), pool)
     size = layout.samples_per_shard
-    last = draw(sampler, shard * size, size, lambda _, part: packer.add(part), poll)
+    packer = Packer(int(layout.identity["compression_level"]), pool, size)
+    last = draw(sampler, shard * size, layout.size(shard), lambda _, part: packer.add(part), poll)
 
     def rest() -> Packed:
         last()

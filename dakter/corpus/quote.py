@@ -41,7 +41,7 @@ def estimate(
     seconds = [worker_s(record) for record in made]
     sizes = [float(stored_bytes(record)) for record in made]
     work_s, size_bytes = _sum(seconds, shards), _sum(sizes, shards)
-    size = layout.samples_per_shard
+    num_samples = layout.samples_before(shards)
     money: dict[str, Any] = {"currency": budget.currency}
     if budget.price_per_hour is not None:
         money["workers"] = _scaled(work_s, budget.price_per_hour / 3600)
@@ -49,17 +49,17 @@ def estimate(
         money["storage_per_month"] = _scaled(size_bytes, budget.price_per_gb_month / 1e9)
     if budget.price_per_1000_puts is not None:
         money["requests"] = _scaled(_exactly(shards * _PUTS_PER_SHARD), budget.price_per_1000_puts / 1000)
-    rate = workers * size / statistics.fmean(seconds)
+    rate = workers * num_samples / shards / statistics.fmean(seconds)
     return {
-        "num_samples": shards * size,
+        "num_samples": num_samples,
         "num_shards": shards,
         "measured_shards": len(made),
         "level": LEVEL,
         "workers": workers,
         "samples_per_second": {
-            "low": workers * shards * size / work_s["high"] if work_s["high"] else rate,
+            "low": workers * num_samples / work_s["high"] if work_s["high"] else rate,
             "expected": rate,
-            "high": workers * shards * size / work_s["low"] if work_s["low"] else rate,
+            "high": workers * num_samples / work_s["low"] if work_s["low"] else rate,
         },
         "hours": _scaled(work_s, 1 / 3600 / workers),
         "worker_hours": _scaled(work_s, 1 / 3600),

@@ -92,7 +92,7 @@ class CorpusReader:
         self.samples_per_shard = self._layout.samples_per_shard
         self.shards: tuple[int, ...] = tuple(self._layout.committed() if shards is None else shards)
         self._known = frozenset(self.shards)
-        self.num_samples = len(self.shards) * self.samples_per_shard
+        self.num_samples = sum(map(self._layout.size, self.shards))
         self._rows = accepted(accept, self.shards, self.samples_per_shard, self._layout)
         self.num_accepted = sum(len(rows) for _, rows in self._rows)
         self._records: dict[int, dict[str, Any]] = {}
@@ -130,20 +130,29 @@ class CorpusReader:
         Raises:
             IntegrityError: the shard is not committed, or its bytes are not those of its record.
         """
-        out = self._empty(self.samples_per_shard)
+        out = self._empty(size := self._layout.size(shard))
         objects = [part.result() for part in self._fetch(shard)]
-        for part in self._decode(shard, objects, [list(target) for target in out]):
+        beyond = [None] * (self.samples_per_shard - size)
+        for part in self._decode(shard, objects, [[*target, *beyond] for target in out]):
             part.result()
         return out
 
     def sample(self, indices: Sequence[int] | np.ndarray) -> Pairs:
-        """Pairs by their index in the corpus, in the order asked for; reads the whole shards that hold them."""
+        """Pairs by their index in the corpus, in the order asked for; reads the whole shards that hold them.
+
+        Raises:
+            IntegrityError: as ``read_shard``, or an index beyond the end of the corpus.
+        """
         wanted = np.asarray(indices, dtype=np.int64)
         where, row = np.divmod(wanted, self.samples_per_shard)
         images, soft = self._empty(len(wanted))
         for shard in np.unique(where):
             here = where == shard
             pairs = self.read_shard(int(shard))
+            if row[here].max() >= len(pairs[0]):
+                raise IntegrityError(
+                    f"{self.url}: has no sample {wanted[here].max()}; expected 0 to {self.num_samples - 1}"
+                )
             images[here], soft[here] = pairs[0][row[here]], pairs[1][row[here]]
         return images, soft
 

@@ -39,26 +39,27 @@ def regenerate(layout: Layout, sampler: PairSampler, sample: int, facts: Mapping
     """
     size, micro = layout.samples_per_shard, layout.micro_batch
     shard, first = sample // size, sample // micro * micro
-    if not 0 <= sample < layout.planned_shards() * size:
-        raise ConfigError(f"sample is {sample}; expected 0 to {layout.planned_shards() * size - 1}")
+    end = layout.samples_before(layout.planned_shards())
+    if not 0 <= sample < end:
+        raise ConfigError(f"sample is {sample}; expected 0 to {end - 1}")
     other = differences(layout.identity["sampler"], sampler.identity)
     if other:
         raise ConflictError(f"{layout.url}: another sampler made this corpus: {'; '.join(other)}")
     stored = CorpusReader(layout.url).read_shard(shard)
     rows = slice(first - shard * size, first - shard * size + micro)
-    fresh = sampler(np.arange(first, first + micro, dtype=np.int64))
+    fresh = sampler(np.arange(first, last := min(first + micro, end), dtype=np.int64))
     record = read_commit(layout, shard)
     assert record is not None
     made = record["facts"]
     compared = {
         "sample": sample,
         "shard": shard,
-        "micro_batch": [first, first + micro - 1],
+        "micro_batch": [first, last - 1],
         "comparable_bits": all(made.get(key) == facts[key] for key in ("device", "versions")),
         **compare(tuple(part[rows] for part in stored), fresh),
     }
     told = (
-        f"{layout.url}: sample {sample} (micro-batch {first} to {first + micro - 1}): images differ by "
+        f"{layout.url}: sample {sample} (micro-batch {first} to {last - 1}): images differ by "
         f"{compared['image_mean_abs']:.3g} levels on average (at most {compared['image_max_abs']}), soft labels by "
         f"{compared['soft_mean_tv']:.3g} total variation"
     )

@@ -1,7 +1,8 @@
 """The unit of work, pure: a sampler and a range of sample indices to the arrays of one shard.
 
 Sample ``i`` is always computed within its own micro-batch ``[i // m * m, i // m * m + m)``, whole and in order, so
-its bytes depend neither on the shard size nor on workers, retries or resumes. Shards hold whole micro-batches.
+its bytes depend neither on the shard size nor on workers, retries or resumes. Shards hold whole micro-batches; only the
+last of a corpus of given images ends where they end.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ class PairSampler(Protocol):
             threads.
         content: what one pair is.
         micro_batch: how many samples one call computes.
+
+    One that labels given images has their number as ``num_samples``, and is asked for no other.
     """
 
     identity: dict[str, Any]
@@ -45,7 +48,7 @@ def compute(sampler: PairSampler, first: int, count: int, poll: Callable[[], Non
     """Samples ``first`` to ``first + count - 1``, uint8: image ``(count, C, H, W)``, soft_label ``(count, K, H, W)``.
 
     Args:
-        first, count: multiples of ``sampler.micro_batch``.
+        first, count: multiples of ``sampler.micro_batch``; ``count`` may end where the corpus does.
         poll: called before each micro-batch; may raise to give the shard up.
 
     Raises:
@@ -72,12 +75,12 @@ def draw(
     Returns:
         When all is drawn, a function that waits until the last micro-batch is kept; it raises as this one does.
     """
-    size = sampler.micro_batch
+    size, last = sampler.micro_batch, first + count
     assert first % size == 0, (first, size)
-    assert count % size == 0, (count, size)
-    shapes = sampler.content.shapes(size)
+    assert count % size == 0 or last == getattr(sampler, "num_samples", None), (count, size)
 
     def checked(start: int, pairs: tuple[np.ndarray, np.ndarray]) -> None:
+        shapes = sampler.content.shapes(min(size, count - start))
         part = dict(zip(shapes, pairs, strict=True))
         for name, shape in shapes.items():
             _check(name, part[name], shape, first + start)
@@ -88,7 +91,7 @@ def draw(
     try:
         for start in range(0, count, size):
             poll()
-            pairs = sampler(np.arange(first + start, first + start + size, dtype=np.int64))
+            pairs = sampler(np.arange(first + start, min(first + start + size, last), dtype=np.int64))
             if keeping:
                 keeping.result()
             keeping = beside.submit(checked, start, pairs)

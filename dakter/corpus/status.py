@@ -21,24 +21,25 @@ def status(layout: Layout) -> dict[str, Any]:
     """
     committed_at = layout.committed_at()
     committed, size = sorted(committed_at), layout.samples_per_shard
+    num_samples = sum(map(layout.size, committed))
     planned = max(layout.planned_shards(), len(committed))
     manifest = read_manifest(layout)
     busy = ledger.in_flight(layout, set(committed))
     rate = _rate(sorted(committed_at.values())) * size if busy else 0.0
-    missing = planned - len(committed)
+    missing = layout.samples_before(planned) - num_samples
     runs = ledger.runs(layout)
     failed = sorted(set(layout.failed()) - set(committed))
     return {
         "url": layout.url,
-        "num_samples": len(committed) * size,
-        "num_samples_planned": planned * size,
+        "num_samples": num_samples,
+        "num_samples_planned": num_samples + missing,
         "num_shards": len(committed),
         "num_shards_planned": planned,
-        "num_shards_missing": missing,
+        "num_shards_missing": planned - len(committed),
         "samples_per_shard": size,
         "in_flight": busy,
         "samples_per_second": round(rate, 3) or None,
-        "seconds_left": round(missing * size / rate, 1) if rate else None,
+        "seconds_left": round(missing / rate, 1) if rate else None,
         "failed": list(each(failed, lambda shard: _failure(layout, shard), RECORDS_AT_ONCE)),
         "runs": runs,
         "worker_hours": round(sum(run["worker_s"] for run in runs) / 3600, 4),

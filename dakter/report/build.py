@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dakter.report import page, sections
-from dakter.report.inputs import ARM_NAMES, STAGES, ReportInputs
+from dakter.report.inputs import ARM_NAMES, ReportInputs
 from dakter.report.verdict import Verdict, direction, verdict
 
 SCHEMA_VERSION = 1
@@ -28,6 +28,7 @@ def build(inputs: ReportInputs) -> tuple[str, dict[str, Any]]:
         facts=facts,
         classes=page.legend(inputs.classes),
         arms=ARM_NAMES,
+        beside=inputs.beside(),
         gain=sections.gain(inputs),
         scores=sections.scores(inputs),
         calibration=sections.calibration(inputs),
@@ -50,6 +51,7 @@ def _facts(inputs: ReportInputs, said: Verdict) -> dict[str, Any]:
     contrast = inputs.primary_contrast()
     evaluated = inputs.evaluation.get("arms", {})
     manifest = inputs.tiles_manifest
+    num_labelled, labelled = inputs.num_labelled(), inputs.sweep.get("labelled_digest")
     return {
         "schema_version": SCHEMA_VERSION,
         "title": inputs.title,
@@ -75,12 +77,17 @@ def _facts(inputs: ReportInputs, said: Verdict) -> dict[str, Any]:
                 for student in arm["students"]
             },
         },
-        "samples": {"generated": inputs.num_generated(), "tiles": dict(manifest.get("counts", {}))},
-        "stages": {name: _stage(inputs, name) for name in STAGES},
+        "samples": {
+            "generated": inputs.num_generated(),
+            **({} if num_labelled is None else {"labelled": num_labelled}),
+            "tiles": dict(manifest.get("counts", {})),
+        },
+        "stages": {name: _stage(inputs, name) for name in inputs.stage_names()},
         "digests": {
             "tiles": manifest.get("digest"),
             "model": inputs.sweep.get("model_digest") or inputs.figure_of("train", "model_digest"),
             "corpus": inputs.sweep.get("corpus_digest"),
+            **({"labelled": labelled} if labelled else {}),
             "sweep": inputs.evaluation.get("sweep_digest"),
             "test": inputs.evaluation.get("test", {}).get("digest"),
         },

@@ -16,9 +16,10 @@ import numpy as np
 
 from dakter import storage
 from dakter.corpus import croissant, manifest
-from dakter.corpus.attributes import DIGITAL_SOURCE_TYPE, NOT_STATED, model_digest
+from dakter.corpus.attributes import NOT_STATED, model_digest
 from dakter.corpus.layout import Layout
 from dakter.corpus.reader import CorpusReader
+from dakter.corpus.wording import DIGITAL_SOURCE_TYPE, wording
 from dakter.errors import DataError
 from dakter.report import figures, page, pairs, pictures
 from dakter.report.figures import Curve
@@ -53,6 +54,7 @@ def build(corpus_url: str) -> str:
     found = manifest.records(layout, reader.shards)
     table = reader.content.class_table
     shares = np.array([record["class_shares"] for record in found])
+    mean = np.average(shares, axis=0, weights=[record["count"] for record in found])
     date = croissant.newest(found)
     chooser = _Chooser(reader, found)
     focus = table.names.index(_FOCUS) if _FOCUS in table.names else None
@@ -62,11 +64,12 @@ def build(corpus_url: str) -> str:
         "gallery.html",
         date=date.strftime("%Y-%m-%d") if date else "",
         facts=_facts(reader, found),
+        words=wording(reader.identity),
         partial="" if len(found) >= planned else f"{len(found)} of {planned} shards are committed so far",
         classes=page.legend(table),
-        shares=_shares(table.names, shares),
+        shares=_shares(table.names, mean),
         entropy=_entropy(found),
-        rows=list(zip(table.names, *(100 * f(shares, axis=0) for f in (np.mean, np.min, np.max)), strict=True)),
+        rows=list(zip(table.names, *(100 * part for part in (mean, shares.min(0), shares.max(0))), strict=True)),
         most_nats=f"{math.log(len(table)):.2f}",
         spread=_gallery(chooser.spread(focus), reader, third),
         rare=_gallery(chooser.rare(), reader, "p(class)"),
@@ -139,9 +142,8 @@ def _facts(reader: CorpusReader, found: Sequence[Mapping[str, Any]]) -> dict[str
     }
 
 
-def _shares(names: Sequence[str], shares: np.ndarray) -> Any:
-    mean = 100 * shares.mean(axis=0)
-    rows = [(name, float(share), f"{share:.3g}\u202f%") for name, share in zip(names, mean, strict=True)]
+def _shares(names: Sequence[str], mean: np.ndarray) -> Any:
+    rows = [(name, float(share), f"{share:.3g}\u202f%") for name, share in zip(names, 100 * mean, strict=True)]
     return figures.bars("Mean probability of each class", rows, x_label="% of all pixels")
 
 
@@ -156,17 +158,19 @@ def _about(reader: CorpusReader, attributes: Mapping[str, Any]) -> dict[str, Any
     told = attributes["provenance"]
     low, high = reader.content.value_range
     listed = [row["shard"] for row in reader.manifest["ranges"]] if reader.manifest else []
+    words = wording(reader.identity)
+    data, tiles = ("training data", "training tiles") if words.synthetic else ("images", "tiles")
     return {
-        "training data": told.get("source", NOT_STATED),
+        data: told.get("source", NOT_STATED),
         "their licence": told.get("licence", NOT_STATED),
         "their citation": told.get("citation", NOT_STATED),
         "made by": attributes["generator"],
-        "digital source type": DIGITAL_SOURCE_TYPE,
+        **({"digital source type": DIGITAL_SOURCE_TYPE} if words.synthetic else {}),
         "raw values": f"{low:g} to {high:g}",
         "seed": reader.identity["seed"],
         "samples per shard": reader.samples_per_shard,
         "corpus digest": reader.digest,
         "model digest": model_digest(reader.identity),
-        "training tiles digest": told.get("tiles_digest", NOT_STATED),
+        f"{tiles} digest": told.get("tiles_digest", NOT_STATED),
         "finalised": listed == list(reader.shards),
     }

@@ -13,6 +13,8 @@ from dakter.evaluate.summary import JOINT_MODEL
 from dakter.schema import ClassTable, check_images, check_labels
 
 STAGES = ("prepare", "train", "generate", "distill", "evaluate", "promote")
+# Runs after the stage that it is named with, if asked for.
+OPTIONAL_STAGE, AFTER = "label", "generate"
 # The two arms of the main job, and what a reader calls them.
 CONTROL, DISTILLED = "real", "distilled"
 ARM_NAMES = {CONTROL: "real only (control)", DISTILLED: "distilled"}
@@ -29,7 +31,7 @@ class ReportInputs:
     Attributes:
         stages: stage name -> stage record (``jobs/_cli.stage_record``). Of a record's figures these are looked for:
             ``samples_per_second`` (any stage); ``num_steps`` and ``b`` (train); ``num_samples`` and
-            ``class_shares`` by name (generate).
+            ``class_shares`` by name (generate); ``num_samples`` (label, which a run need not have).
         tiles_manifest: manifest of the tile corpus as JSON (``class_table`` is needed; the rest is shown if there).
         sweep: sweep.json of the distillation.
         evaluation: evaluation.json.
@@ -126,6 +128,22 @@ class ReportInputs:
         found = self.figure_of("generate", "num_samples")
         found = self.setting_of("generate", "corpus", "num_samples") if found is None else found
         return None if found is None else int(found)
+
+    def stage_names(self) -> tuple[str, ...]:
+        """Stages of this run in their order, with the optional one if it left a record."""
+        at = STAGES.index(AFTER) + 1
+        return (*STAGES[:at], *([OPTIONAL_STAGE] if self.stages.get(OPTIONAL_STAGE) else []), *STAGES[at:])
+
+    def num_labelled(self) -> int | None:
+        """Real unlabelled images that the model labelled; None if it was not asked to."""
+        found = self.figure_of(OPTIONAL_STAGE, "num_samples")
+        return None if found is None else int(found)
+
+    def beside(self) -> str:
+        """What the distilled arm has beside real labels, in words."""
+        share = self.sweep.get("figures", {}).get("unlabelled_share") or 0
+        words = (["generated pairs"] if share < 1 else []) + (["real images that the model labelled"] if share else [])
+        return " and ".join(words)
 
     def primary_contrast(self) -> Mapping[str, Any] | None:
         """distilled - real in mIoU, with its interval; None before evaluation."""

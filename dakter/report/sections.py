@@ -259,6 +259,8 @@ def data(inputs: ReportInputs) -> dict[str, Any]:
         for key in ("source", "licence", "citation", "tile_px", "bands", "sensors", "counts", "value_range")
         if manifest.get(key) not in (None, "", [], {})
     }
+    if (num_labelled := inputs.num_labelled()) is not None:
+        about["unlabelled images that the model labelled"] = num_labelled
     about |= {f"{key}, model scale": manifest[key] for key in ("image_rms", "image_std") if key in manifest}
     return {
         "items": items,
@@ -376,7 +378,7 @@ def students(inputs: ReportInputs) -> dict[str, Any] | None:
 
 def stages(inputs: ReportInputs) -> dict[str, Any]:
     """Minutes and throughput of each stage, and the machine they ran on."""
-    records = {name: inputs.stages[name] for name in STAGES if inputs.stages.get(name)}
+    records = {name: inputs.stages[name] for name in inputs.stage_names() if inputs.stages.get(name)}
     rows = [
         {
             "name": name,

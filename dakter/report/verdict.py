@@ -63,21 +63,21 @@ def _headline(inputs: ReportInputs) -> tuple[Outcome, str]:
         return "not evaluated", "No outcome yet: the students of this run have not been evaluated on the test set."
     arms = inputs.evaluation["arms"]
     control, distilled = (percent(arms[arm]["miou"]["mean"]) for arm in (CONTROL, DISTILLED))
-    gained = points(contrast["difference"])
+    gained, beside = points(contrast["difference"]), inputs.beside()
     if contrast["low"] is None or contrast["high"] is None:
         return "not shown", (
-            f"A gain is not shown: test mIoU is {distilled}\u202f% with generated pairs and {control}\u202f% without, "
+            f"A gain is not shown: test mIoU is {distilled}\u202f% with {beside} and {control}\u202f% without, "
             "and the interval of the difference is undefined on this test set."
         )
     interval = f"{points(contrast['low'])} to {points(contrast['high'])}"
     side = direction(contrast)
     if side == "not shown":
         return "not shown", (
-            f"A gain is not shown: test mIoU is {distilled}\u202f% with generated pairs and {control}\u202f% without; "
+            f"A gain is not shown: test mIoU is {distilled}\u202f% with {beside} and {control}\u202f% without; "
             f"the difference of {gained} points has a {level(contrast)} interval of {interval}, which includes zero."
         )
     return "gain" if side == "higher" else "loss", (
-        f"In this run test mIoU is {distilled}\u202f% with generated pairs and {control}\u202f% without: {gained} "
+        f"In this run test mIoU is {distilled}\u202f% with {beside} and {control}\u202f% without: {gained} "
         f"points ({level(contrast)} interval {interval})."
     )
 
@@ -93,7 +93,7 @@ def _candidate(inputs: ReportInputs) -> str:
             f"The best candidate is the real-only control ({candidate['id']}; {candidate['why']}): no generated pair "
             "went into it."
         )
-    return f"The candidate is {candidate['id']}, trained on real and generated pairs ({candidate['why']})."
+    return f"The candidate is {candidate['id']}, trained on real and {inputs.beside()} ({candidate['why']})."
 
 
 def _decision(inputs: ReportInputs) -> str:

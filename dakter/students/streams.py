@@ -37,16 +37,21 @@ def mixed_stream(parts: Sequence[tuple[SyntheticStream, float]]) -> SyntheticStr
     weights = np.array([weight for _, weight in parts], dtype=np.float64)
     if not len(parts) or not (weights > 0).all():
         raise ConfigError(f"weights of a mixed stream are {weights.tolist()}; expected at least one, each above 0")
-    shares = np.cumsum(weights) / weights.sum()
 
     def draw(step: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        ends = np.rint(shares * count).astype(int)
-        counts = np.diff(ends, prepend=0)
-        drawn = [stream(step, int(rows)) for (stream, _), rows in zip(parts, counts, strict=True) if rows]
+        counts = shared_rows(weights, count)
+        drawn = [stream(step, rows) for (stream, _), rows in zip(parts, counts, strict=True) if rows]
         images, soft = zip(*drawn, strict=True)
         return np.concatenate(images), np.concatenate(soft)
 
     return draw
+
+
+def shared_rows(weights: Sequence[float] | np.ndarray, count: int) -> list[int]:
+    """``count`` rows shared out in proportion to weights above 0, rounded so that they add up."""
+    ends = np.cumsum(weights) / np.sum(weights) * count
+    rows: list[int] = np.diff(np.rint(ends).astype(int), prepend=0).tolist()
+    return rows
 
 
 class Order:

@@ -22,7 +22,8 @@ from dakter.students.train import LabelledArrays, StudentsConfig
 from jobs._cli import Stop, execute
 from jobs._ray import beside_driver, session
 from jobs._redone import Tally
-from jobs.distill import JOB, DistillSettings, _in_memory
+from jobs._sources import Source, in_memory, shard_stream
+from jobs.distill import JOB, DistillSettings
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -38,12 +39,13 @@ def _runs(out: Path) -> list[Any]:
 
 def test_the_whole_job_is_stopped_resumed_and_then_done_on_s3(
     roles: Roles,
-    sources: Mapping[str, str],
+    mixed_sources: Mapping[str, str],
     s3_bucket: str,
     s3_requests: Asked,
     tmp_path: Path,
 ) -> None:
-    out = {"out": f"{s3_bucket}/runs/a"}
+    sources, labelled = mixed_sources, {"paths.labelled": mixed_sources["labelled"]}
+    out = {"out": f"{s3_bucket}/runs/a", **labelled, "sweep.synthetic_share": [0.5, 0.8]}
     settings = sweep_settings(sources, tmp_path, **out)
     sweep = settings.place("sweep")
 
@@ -64,6 +66,8 @@ def test_the_whole_job_is_stopped_resumed_and_then_done_on_s3(
     found = storage.read_json(f"{sweep}/sweep.json")
     assert set(found["arms"]) == {"real", "distilled"}
     assert found["model_digest"] == "copies"
+    assert found["labelled_digest"] == CorpusReader(sources["labelled"]).digest
+    assert (figures["num_labelled_real"], figures["unlabelled_share"]) == (6, 0.5)
     for arm, table in found["arms"].items():
         trials = table["search"]["trials"]
         assert len(trials) == table["search"]["num_trials"] == 4  # the same budget for both arms
@@ -94,7 +98,8 @@ def test_the_whole_job_is_stopped_resumed_and_then_done_on_s3(
         assert run.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
         assert run.data.metrics["best_val_miou"] >= 0
         names = {item.dataset.name for item in run.inputs.dataset_inputs}
-        assert names == ({"tiles", "synthetic"} if run.data.tags["dakter.arm"] == "distilled" else {"tiles"})
+        beside = {"synthetic", "labelled"} if run.data.tags["dakter.arm"] == "distilled" else set()
+        assert names == {"tiles"} | beside
         assert (Path(run.info.artifact_uri.removeprefix("file://")) / "predictions.png").stat().st_size > 1000
 
     assert JOB.run(settings, Stop())["already_done"]
@@ -118,9 +123,7 @@ def test_networks_that_cannot_work_are_refused_before_anything_is_started(
 
 
 def test_a_large_corpus_streams_the_same_samples_for_the_same_step(sources: Mapping[str, str]) -> None:
-    from jobs._sweep import _shard_stream
-
-    stream, again = _shard_stream(sources["corpus"], 3), _shard_stream(sources["corpus"], 3)
+    stream, again = shard_stream(sources["corpus"], 3), shard_stream(sources["corpus"], 3)
     drawn = [stream(step, 3) for step in range(7)]
     for images, soft in drawn:
         assert images.shape == (3, 1, 32, 32)
@@ -130,16 +133,14 @@ def test_a_large_corpus_streams_the_same_samples_for_the_same_step(sources: Mapp
 
 
 def test_students_learn_from_accepted_samples_alone(sources: Mapping[str, str], tmp_path: Path) -> None:
-    from jobs._sweep import _shard_stream
-
     storage.put_json(accept := str(tmp_path / "accept.json"), {"indices": [3, 9, 14]})
     everything, reader = CorpusReader(sources["corpus"]), CorpusReader(sources["corpus"], accept=accept)
     expected = everything.sample([3, 9, 14])
-    held = _in_memory(reader, StudentsConfig())
+    held = in_memory(reader, StudentsConfig().corpus_memory_mb)
     assert held is not None
     assert all(np.array_equal(one, two) for one, two in zip(held, expected, strict=True))
-    assert _in_memory(reader, StudentsConfig(corpus_memory_mb=0)) is None
-    stream = _shard_stream(sources["corpus"], 3, accept)
+    assert in_memory(reader, 0) is None
+    stream = shard_stream(sources["corpus"], 3, accept)
     seen = {image.tobytes() for step in range(3) for image in stream(step, 3)[0]}
     assert seen == {image.tobytes() for image in expected[0]}
     storage.put_json(accept, [])
@@ -177,7 +178,7 @@ def _work(ray: Any, sources: Mapping[str, str], settings: DistillSettings, folde
 
     tiles = TileCorpus.open(sources["tiles"])
     train, val = (LabelledArrays(split.images, split.labels) for split in (tiles.read("train"), tiles.read("val")))
-    data = SweepData(train, val, 5, None, sources["corpus"])
+    data = SweepData(train, val, 5, ((Source(sources["corpus"], None), 1.0),))
     tally = beside_driver(ray, Tally)
     return Work(ray.put(data), tally, settings.students, settings.sweep, "real", str(folder), 1, False, RunContext())
 

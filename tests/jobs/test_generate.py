@@ -14,18 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from fake_pairs import FakeSampler
 from generation import SAMPLES, SHARD, in_process, own_ray, run, run_in_process, settings, traced, undisturbed, verify
+from tiny_model import put_untrained_model
 
 from dakter import storage
 from dakter.corpus import ledger, quote
 from dakter.corpus.layout import Layout
 from dakter.corpus.reader import CorpusReader
 from dakter.corpus.regenerate import compare
-from dakter.diffusion.network import JointUNet, NetworkConfig
-from dakter.diffusion.pipeline import JointDiffusionPipeline, save_model
-from dakter.diffusion.schedule import DiffusionConfig
 from dakter.errors import ConflictError, DakterError, Stopped, StorageError
 from dakter.schema import OSD
 from jobs import _corpus_verbs as verbs
@@ -229,20 +226,9 @@ def first_only(mark: str) -> FakeSampler:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A saved joint model, tiny and untrained."""
-    torch.manual_seed(0)
-    network = JointUNet.build(NetworkConfig(widths=(8, 8), blocks=(1, 1)), bands=1, num_classes=5)
-    pipeline = JointDiffusionPipeline.build(
-        network,
-        DiffusionConfig(mode="independent"),
-        b=0.5,
-        dihedral=False,
-        size_px=16,
-        class_table=OSD,
-        bands=("vv",),
-        value_range=(-30.0, 0.0),
-    )
     url = str(tmp_path_factory.mktemp("model") / "model")
-    save_model(pipeline, url, {"licence": "CC-BY-4.0", "tiles_digest": "t"})
+    record = {"licence": "CC-BY-4.0", "tiles_digest": "t"}
+    put_untrained_model(url, record, size_px=16, bands=("vv",), value_range=(-30.0, 0.0))
     return url
 
 

@@ -22,6 +22,7 @@ from dakter.students import search
 from dakter.students.search import ARMS, Arm
 from dakter.students.store import load_student
 from dakter.students.train import FitResult, LabelledArrays, fit
+from jobs._sources import Source
 from jobs.distill import DistillSettings
 from jobs.suites._raylets import cluster
 
@@ -65,7 +66,7 @@ def undisturbed(settings: DistillSettings) -> dict[str, FitResult]:
     tiles, corpus = TileCorpus.open(settings.place("tiles")), CorpusReader(settings.place("corpus"))
     train, val = (LabelledArrays(split.images, split.labels) for split in (tiles.read("train"), tiles.read("val")))
     pairs = corpus.sample(range(corpus.num_samples))
-    data = SweepData(train, val, len(tiles.manifest.class_table), pairs, corpus.url)
+    data = SweepData(train, val, len(tiles.manifest.class_table), ((Source(corpus.url, pairs), 1.0),))
 
     def alone(arm: Arm, seed: int) -> FitResult:
         drawn = search.suggest(settings.sweep, arm, OnePoint())

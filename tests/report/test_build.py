@@ -120,6 +120,23 @@ def test_no_gain_is_claimed_where_the_interval_holds_zero() -> None:
     assert "! remark" in text
 
 
+def test_labelled_real_images_are_told_of_where_there_are_any(full: tuple[str, dict[str, Any]]) -> None:
+    inputs = full_inputs()
+    assert "labelled" not in full[1]["samples"]
+    assert "label" not in full[1]["stages"]
+    record = {"seconds": 60.0, "figures": {"num_samples": 321}}
+    sweep = {**inputs.sweep, "labelled_digest": "d" * 64, "figures": {"unlabelled_share": 0.5}}
+    html, facts = build(dataclasses.replace(inputs, stages={**inputs.stages, "label": record}, sweep=sweep))
+    assert facts["samples"]["labelled"] == 321
+    assert facts["digests"]["labelled"] == "d" * 64
+    assert list(facts["stages"])[2:4] == ["generate", "label"]
+    text = words(html)
+    assert "unlabelled images that the model labelled 321" in text
+    assert "64.8 % with generated pairs and real images that the model labelled and 61.5 % without" in text
+    alone = dataclasses.replace(inputs, sweep={**sweep, "figures": {"unlabelled_share": 1.0}})
+    assert "64.8 % with real images that the model labelled and 61.5 % without" in words(build(alone)[0])
+
+
 def test_missing_stages_are_named() -> None:
     html, facts = build(bare_inputs())
     text = words(html)
