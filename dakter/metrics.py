@@ -11,6 +11,27 @@ import numpy as np
 from dakter.errors import DataError
 from dakter.schema import IGNORE
 
+# What float32 can tell from 0 beside 1: a confident error costs at most -log(1e-7) = 16.1 nats instead of infinity.
+FLOOR = 1e-7
+
+
+def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """-log p of each pixel's class, p at least ``FLOOR``: float64 ``(N, H, W)`` in nats, 0 where labels are IGNORE.
+
+    Args:
+        probabilities: ``(N, K, H, W)``, summing to 1 over K.
+        labels: ``(N, H, W)``, values 0..K-1 or IGNORE.
+    """
+    known = labels != IGNORE
+    of_label = label_probability(probabilities, labels)
+    return np.where(known, -np.log(np.maximum(of_label, FLOOR)), 0.0)
+
+
+def label_probability(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Probability of each pixel's class, float64 ``(N, H, W)``; that of class 0 where labels are IGNORE."""
+    index = np.where(labels != IGNORE, labels, 0).astype(np.int64)[:, None]
+    return np.take_along_axis(probabilities, index, axis=1)[:, 0].astype(np.float64)
+
 
 def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
     """Pixel counts, int64 ``(K, K)``: entry ``[i, j]`` counts pixels of true class ``i`` predicted as ``j``.

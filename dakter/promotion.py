@@ -28,7 +28,8 @@ class PromotionRules(Config):
     candidate: CandidateChoice = setting(
         "student",
         "student: the one of highest mIoU on val; joint-model: the joint model's own p(y | x); best: whichever of the "
-        "two has the higher mIoU on val, the student if they are equal",
+        "two has the higher mIoU on val, the student if they are equal (it is the best of several on val and has an "
+        "advantage there)",
     )
     min_miou: float = setting(0.25, "floor of the candidate's mIoU on test", unit="IoU", ge=0, le=1)
     min_class_iou: dict[str, float] = setting(

@@ -48,6 +48,21 @@ class Source:
         return shard_stream(self.url, seed if self.name == _GENERATED else derive_seed(seed, self.name), self.accept)
 
 
+def share_of(students: MixedStudentsConfig, accept: str | None, *, with_labelled: bool) -> float:
+    """The share of real images, see ``MixedStudentsConfig.share``, and its fit to the accept-list of generated pairs.
+
+    Raises:
+        ConfigError: a share without such images, or an accept-list over generated pairs that are not used.
+    """
+    share = students.share(with_labelled=with_labelled)
+    if share == 1 and accept:
+        raise ConfigError(
+            f"paths.accept is {accept} with students.unlabelled_share 1, by which no generated pair is used; leave "
+            "one of them out"
+        )
+    return share
+
+
 def stream_of(sources: tuple[tuple[Source, float], ...], seed: int) -> SyntheticStream:
     """One stream of all sources, in proportion to their weights."""
     if len(sources) == 1:
@@ -110,12 +125,7 @@ class Mix:
             ConflictError: one corpus is of the other kind, or the labelled one is of other tiles.
             DataError: no corpus stands there.
         """
-        share = students.share(with_labelled=labelled is not None)
-        if share == 1 and accept:
-            raise ConfigError(
-                f"paths.accept is {accept} with students.unlabelled_share 1, by which no generated pair is used; leave "
-                "one of them out"
-            )
+        share = share_of(students, accept, with_labelled=labelled is not None)
         made = cls(
             None if share == 1 else CorpusReader(corpus, accept=accept),
             None if labelled is None else CorpusReader(labelled),
@@ -160,7 +170,7 @@ class Mix:
             "model_digest": self._model(first),
             # By what it says, not where it stands; a sweep made before there were accept-lists is one without.
             "accept_digest": digest_json(first.indices.tolist()) if self.accept else None,
-            **({"labelled_digest": self.labelled.digest} if self.labelled else {}),
+            **({"labelled_digest": self.labelled.digest} if self.labelled and self.share else {}),
         }
 
     def students(self, students: MixedStudentsConfig) -> dict[str, Any]:

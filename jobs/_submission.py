@@ -48,6 +48,11 @@ class SubmissionConfig(Config):
     stage_cpus: int = setting(
         1, "CPUs asked for by prepare, evaluate and promote, which compute in their own process; 0: on the head", ge=0
     )
+    evaluate_gpus: float = setting(
+        0.0,
+        "GPUs asked for by evaluate, where the joint model labels val and test: slow on CPUs at 256 px",
+        ge=0,
+    )
     max_attempts: int = setting(3, "starts of a stage whose process is killed from outside", ge=1)
     stop_wait_s: int = setting(120, "time a stage has to end after a stop before Ray kills it", unit="s", ge=3)
     patience_s: float = setting(600.0, "how long a cluster that does not answer is asked again", unit="s", ge=0)
@@ -107,13 +112,16 @@ class Cluster:
         found = [_read(job) for job in self._ask(self._client.list_jobs) if (job.metadata or {}).get(_RUN) == self._run]
         return sorted(found, key=lambda one: (one.stage, one.attempt))
 
-    def run_stage(self, stage: str, settings: str, *, computes: bool, stop: Callable[[], bool]) -> None:
+    def run_stage(
+        self, stage: str, settings: str, *, computes: bool, gpus: float = 0.0, stop: Callable[[], bool]
+    ) -> None:
         """Attach to the stage if it is running, else submit it; returns when it is done.
 
         Args:
             stage: name of the job.
             settings: URL of its settings, named by their digest.
             computes: whether its own process does the work, and so needs CPUs.
+            gpus: that its own process needs.
             stop: a wish to stop is passed on to the stage.
 
         Raises:
@@ -121,7 +129,7 @@ class Cluster:
             ConflictError: it is running with other settings.
         """
         for start in range(1, self._settings.max_attempts + 1):
-            submission = self._begin(stage, settings, computes)
+            submission = self._begin(stage, settings, computes, gpus)
             ended = self._follow(submission, stop)
             if ended is not None and (ended.state != "FAILED" or ended.exit_status in _OWN_WORD):
                 _raise_for(ended)
@@ -139,7 +147,7 @@ class Cluster:
     def _attempts(self) -> int:
         return self._settings.max_attempts
 
-    def _begin(self, stage: str, settings: str, computes: bool) -> Submission:
+    def _begin(self, stage: str, settings: str, computes: bool, gpus: float) -> Submission:
         """The running submission of the stage, or a new one."""
         while True:
             earlier = [one for one in self.submissions() if one.stage == stage]
@@ -156,6 +164,7 @@ class Cluster:
                     runtime_env=_runtime_env(self._settings),
                     metadata={_RUN: self._run, _STAGE: stage, _ATTEMPT: str(attempt), _SETTINGS: settings},
                     entrypoint_num_cpus=self._settings.stage_cpus or None if computes else None,
+                    entrypoint_num_gpus=gpus or None,
                 )
             except (RuntimeError, ConnectionError) as error:
                 # Another pipeline may have been first, or the answer was lost: what stands tells.

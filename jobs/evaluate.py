@@ -60,8 +60,9 @@ def run(settings: EvaluateSettings, stop: Stop) -> dict[str, Any]:
             f"{tiles.manifest.digest[:16]}, those of {tiles.url}. Mend paths.tiles or paths.sweep, or run "
             "jobs/distill.py again"
         )
-    joint = joint_model(settings, tiles)
-    identity = _identity(sweep, config, joint)
+    scored = _scored_before(url, settings)
+    joint = None if scored else joint_model(settings, tiles)
+    identity = _identity(sweep, config, joint.digest if joint else scored)
     standing = _standing(url, identity)
     if standing is not None:
         return {"already_done": True, **_figures(standing)}
@@ -290,15 +291,34 @@ def _test_split(tiles: TileCorpus) -> Split:
 _NOT_HOW = ("chunk", "latency_runs", "joint_model", "joint_evaluations")
 
 
-def _identity(sweep: Mapping[str, Any], config: EvaluateConfig, joint: JointModel | None) -> dict[str, Any]:
+def _scored_before(url: str, settings: EvaluateSettings) -> str | None:
+    """Digest of the joint model that the evaluation at ``url`` scored, asked as it would be now, if that model is gone.
+
+    What is done stays done when the model is removed to save space.
+    """
+    config = settings.evaluate
+    if not config.joint_model or storage.exists(storage.join(settings.place("model"), "model.json")):
+        return None
+    try:
+        arms = storage.read_json(storage.join(url, "evaluation.json"))["arms"]
+    except FileNotFoundError:
+        return None
+    how = {"evaluations": config.joint_evaluations, "noise_seed": config.seed}
+    for record in arms.get(JOINT_MODEL, {}).get("students", ()):
+        if all(record[key] == value for key, value in how.items()):
+            return str(record["digest"])
+    return None
+
+
+def _identity(sweep: Mapping[str, Any], config: EvaluateConfig, joint: str | None) -> dict[str, Any]:
     """What makes an evaluation another one: the models (``students``, by id), the tiles, and how they are scored.
 
-    An evaluation made before the joint model was scored is one without it.
+    An evaluation made before the joint model was scored is one without it. ``joint``: its digest, if it is scored.
     """
     students = {record["id"]: record["digest"] for arm in sweep["arms"].values() for record in arm["students"]}
     digest = digest_json({"tiles": sweep["tiles_digest"], "students": students})
     how = {key: value for key, value in config.dump().items() if key not in _NOT_HOW}
-    models = students if joint is None else {**students, JOINT_MODEL: joint.digest}
+    models = students if joint is None else {**students, JOINT_MODEL: joint}
     return {"sweep_digest": digest, "students": models, "tiles_digest": sweep["tiles_digest"], "settings": how}
 
 

@@ -7,6 +7,7 @@ job mixes it with the generated one (``paths.labelled``).
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
@@ -20,6 +21,8 @@ from jobs._shards import SamplerFactory
 from jobs._tile_labeller import TileLabeller
 
 __all__ = ["JOB", "LabelSettings", "run"]
+
+log = logging.getLogger("dakter.jobs.label")
 
 
 class LabelSettings(GenerateSettings):
@@ -36,6 +39,8 @@ class LabelSettings(GenerateSettings):
         return self.place("labelled")
 
     def factory(self) -> SamplerFactory:
+        if self.soft_label.mode == "chains":
+            log.warning("soft_label.mode is chains; real images are labelled by the read-out all the same")
         return functools.partial(
             TileLabeller,
             self.place("model"),

@@ -14,13 +14,16 @@ from typing import Any
 from dakter import config, storage
 from dakter.config import setting
 from dakter.data.tiles import TileCorpus
+from dakter.diffusion.validation import check_choice
 from dakter.errors import ConfigError, GateError
+from dakter.students.mix import check_rows
 from dakter.tracking_address import tracking_uri
 from jobs import distill, evaluate, generate, label, prepare, promote, train
 from jobs._cli import Job, Plan, Stop, Verb, execute, main
 from jobs._context import begin_run, find_run
 from jobs._ray import session
 from jobs._report import write_report
+from jobs._sources import share_of
 from jobs._standing import lines, standing
 from jobs._submission import Cluster, SubmissionConfig, on_cluster, put_settings
 from jobs._tile_labeller import check_mode, check_tiles
@@ -72,11 +75,8 @@ def stage_settings(job: Job[Any], settings: PipelineSettings) -> Any:
 
 def run(settings: PipelineSettings, stop: Stop) -> dict[str, Any]:
     """Run the stages in order, each resuming where it stands; a challenger that loses is an outcome, not a failure."""
-    tracking_uri(settings.tracking.uri, settings.out)  # an address that is missing is told before hours are spent
+    _check_settings(settings)
     stages = stages_of(settings)
-    settings.students.share(with_labelled=settings.label or settings.paths.labelled is not None)  # likewise
-    if settings.label:
-        check_mode(settings.diffusion.mode, "label")
     minutes: dict[str, float] = {}
     with _submitted(settings, stop) if on_cluster() else _in_process(settings, stop) as run_stage:
         for number, job in enumerate(stages, 1):
@@ -90,7 +90,8 @@ def run(settings: PipelineSettings, stop: Stop) -> dict[str, Any]:
                 minutes[job.name] = round(record["seconds"] / 60, 2)
             except GateError as error:
                 log.info("the gate said no: %s", error)
-    page = write_report(settings, [job.name for job in STAGES], settings.to_yaml())
+    told = [job.name for job in STAGES if job in stages or settings.paths.labelled]  # labelled before, by hand
+    page = write_report(settings, told, settings.to_yaml())
     return {"report": page, "minutes": minutes}
 
 
@@ -111,7 +112,9 @@ def _submitted(settings: PipelineSettings, stop: Stop) -> Iterator[RunStage]:
 
     def run_stage(job: Job[Any], own: Any) -> None:
         where = put_settings(settings.out, job.name, own)
-        cluster.run_stage(job.name, where, computes=job in (prepare.JOB, evaluate.JOB, promote.JOB), stop=stop)
+        gpus = settings.submission.evaluate_gpus if job is evaluate.JOB else 0.0
+        computes = job in (prepare.JOB, evaluate.JOB, promote.JOB)
+        cluster.run_stage(job.name, where, computes=computes, gpus=gpus, stop=stop)
 
     yield run_stage
 
@@ -131,6 +134,29 @@ def status(settings: PipelineSettings, stop: Stop) -> dict[str, Any]:
     for line in lines(found):
         log.info("%s", line)
     return found
+
+
+def _check_settings(settings: PipelineSettings) -> None:
+    """What settings alone tell of stages that come hours later.
+
+    Raises:
+        ConfigError: no tracking server on a cluster, or settings that do not go together.
+    """
+    tracking_uri(settings.tracking.uri, settings.out)
+    mode = settings.diffusion.mode
+    check_choice(settings.train, settings.diffusion)
+    with_labelled = settings.label or settings.paths.labelled is not None
+    share = share_of(settings.students, settings.paths.accept, with_labelled=with_labelled)
+    check_rows(share, settings.sweep.synthetic_share, settings.students.batch_size)
+    if settings.label:
+        check_mode(mode, "label")
+    choice = settings.promotion.candidate
+    if choice != "student" and (mode != "independent" or not settings.evaluate.joint_model):
+        raise ConfigError(
+            f"promotion.candidate is {choice} with diffusion.mode {mode} and evaluate.joint_model "
+            f"{str(settings.evaluate.joint_model).lower()}; expected mode independent and true, without which there is "
+            "no joint model to stand: set them, or promotion.candidate student"
+        )
 
 
 def _check_with_tiles(settings: PipelineSettings) -> None:

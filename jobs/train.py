@@ -20,6 +20,7 @@ from dakter.diffusion.fit import TrainConfig, TrainingData, checkpoint_pipeline,
 from dakter.diffusion.network import NetworkConfig
 from dakter.diffusion.pipeline import open_model, save_model
 from dakter.diffusion.schedule import DiffusionConfig
+from dakter.diffusion.validation import check_choice
 from dakter.errors import ConfigError, ConflictError, DakterError, DataError, IntegrityError, Stopped
 from dakter.progress import Progress
 from dakter.report.grids import samples_figure
@@ -253,6 +254,7 @@ def _figures(settings: TrainSettings, record: Mapping[str, Any], digest: str) ->
 
 def run(settings: TrainSettings, stop: Stop) -> dict[str, Any]:
     """Train, or continue, or say that it is done."""
+    check_choice(settings.train, settings.diffusion)
     tiles = TileCorpus.open(settings.place("tiles"))
     model = settings.place("model")
     wanted = identity(settings, tiles.manifest.digest)

@@ -14,12 +14,12 @@ class BudgetConfig(Config):
     """What the corpus may cost, and prices to tell it by. A worker is one sampling actor with its CPUs and GPUs."""
 
     max_hours: float | None = setting(
-        None, "worker hours for the corpus in all, earlier runs included; null: no cap", unit="h", gt=0
+        None, "worker hours for one corpus in all, earlier runs included; null: no cap", unit="h", gt=0
     )
     max_cost: float | None = setting(
-        None, "money for worker hours in all, by price_per_hour; null: no cap", unit="currency", gt=0
+        None, "money for worker hours of one corpus in all, by price_per_hour; null: no cap", unit="currency", gt=0
     )
-    max_bytes: int | None = setting(None, "stored bytes of the corpus; null: no cap", unit="bytes", ge=1)
+    max_bytes: int | None = setting(None, "stored bytes of one corpus; null: no cap", unit="bytes", ge=1)
     price_per_hour: float | None = setting(None, "price of one worker for an hour", unit="currency/h", ge=0)
     price_per_gb_month: float | None = setting(
         None, "price of storage, for the quote", unit="currency/(10^9 bytes month)", ge=0

@@ -17,12 +17,10 @@ from dakter.diffusion.pipeline import JointDiffusionPipeline
 from dakter.diffusion.sampler import SamplerConfig
 from dakter.diffusion.schedule import DiffusionConfig
 from dakter.diffusion.train_config import TrainConfig
-from dakter.errors import ConfigError
-from dakter.metrics import confusion_matrix, miou
+from dakter.errors import ConfigError, DakterError
+from dakter.metrics import confusion_matrix, log_loss, miou
 from dakter.schema import IGNORE, to_model
 
-# What float32 can tell from 0 beside 1, so that a confident error costs 16.1 nats and not infinity.
-_FLOOR = 1e-7
 _CHUNK = 64
 
 
@@ -46,12 +44,8 @@ class Validation:
         self.curve: list[dict[str, float]] = []
         self.best: dict[str, torch.Tensor] = {}
         self._every = every = train.validate_every if diffusion.mode == "independent" else None
+        check_choice(train, diffusion)
         if every is None:
-            if train.keep == "best":
-                raise ConfigError(
-                    f"train.keep is best with diffusion.mode {diffusion.mode}; expected mode independent, without "
-                    "which there is no p(y | x) to choose by: set train.keep to last and train.patience to null"
-                )
             return
         val = _labelled(data.val_images, data.val_labels)
         seen = _labelled(data.images, data.labels, most=len(val[0]))
@@ -78,12 +72,20 @@ class Validation:
         """Score the averaged weights and keep them if they are the best; the row that joins ``curve``.
 
         Every rank scores every world-th image; ``over_ranks`` adds up float64 tensors, so that all ranks know the same.
+
+        Raises:
+            DakterError: the NLL is not finite.
         """
         row: dict[str, float] = {"step": step}
         for split, (images, labels) in self._splits.items():
             own = np.arange(rank, len(images), world)
             nll, pixels, confusion = _totals(over_ranks(self._sums(pipeline, images, labels, own)))
             row |= {f"{split}_nll": nll / pixels, f"{split}_miou": miou(confusion)}
+        if not math.isfinite(row["val_nll"]):
+            raise DakterError(
+                f"step {step}: the NLL of p(y | x) on val is {row['val_nll']}; training has diverged: lower "
+                "train.learning_rate, raise train.warmup_steps or use precision fp32"
+            )
         if self._train.keep == "best" and row["val_nll"] < min((r["val_nll"] for r in self.curve), default=math.inf):
             self.best = {name: value.detach().cpu().clone() for name, value in pipeline.unet.state_dict().items()}
         self.curve.append(row)
@@ -117,13 +119,19 @@ class Validation:
             ).numpy()
             soft = soft / soft.sum(axis=1, keepdims=True)
             true = labels[at]
-            known = true != IGNORE
-            index = np.where(known, true, 0).astype(np.int64)[:, None]
-            of_label = np.take_along_axis(soft, index, axis=1)[:, 0].astype(np.float64)
-            nll -= float(np.log(np.maximum(of_label, _FLOOR))[known].sum())
-            pixels += int(known.sum())
+            nll += float(log_loss(soft, true).sum())
+            pixels += int((true != IGNORE).sum())
             confusion += confusion_matrix(true, soft.argmax(axis=1), self._num_classes)
         return torch.tensor([nll, pixels, *confusion.ravel().tolist()], dtype=torch.float64)
+
+
+def check_choice(train: TrainConfig, diffusion: DiffusionConfig) -> None:
+    """Raise ConfigError if looks are to choose the weights, and there are none for want of p(y | x)."""
+    if train.keep == "best" and diffusion.mode != "independent":
+        raise ConfigError(
+            f"train.keep is best with diffusion.mode {diffusion.mode}; expected mode independent, without which there "
+            "is no p(y | x) to choose by: set train.keep to last and train.patience to null"
+        )
 
 
 def _labelled(

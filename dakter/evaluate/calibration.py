@@ -13,12 +13,11 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from dakter.errors import DataError
+from dakter.metrics import FLOOR, label_probability, log_loss
 from dakter.schema import IGNORE
 
 # Equal-width bins of class-wise ECE; 15, as is usual.
 NUM_BINS = 15
-# What float32 can tell from 0 beside 1: a confident error costs at most -log(1e-7) = 16.1 nats instead of infinity.
-FLOOR = 1e-7
 # Temperatures searched. Beyond them the probabilities say nothing of the labels, or everything.
 TEMPERATURE_RANGE = (0.1, 10.0)
 
@@ -31,13 +30,11 @@ def proper_sums(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """
     _check(probabilities, labels)
     known = labels != IGNORE
-    index = np.where(known, labels, 0).astype(np.int64)[:, None]
-    of_label = np.take_along_axis(probabilities, index, axis=1)[:, 0].astype(np.float64)
-    nll = -np.log(np.maximum(of_label, FLOOR))
+    of_label = label_probability(probabilities, labels)
     # sum_k (p_k - y_k)^2 = sum_k p_k^2 - 2 p_y + 1
     brier = np.einsum("nkhw,nkhw->nhw", probabilities, probabilities, dtype=np.float64) - 2 * of_label + 1
     axes = (1, 2)
-    return np.stack([(nll * known).sum(axes), (brier * known).sum(axes), known.sum(axes)], axis=1)
+    return np.stack([log_loss(probabilities, labels).sum(axes), (brier * known).sum(axes), known.sum(axes)], axis=1)
 
 
 def temper(probabilities: np.ndarray, temperature: float) -> np.ndarray:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from dakter.errors import DataError
-from dakter.evaluate.calibration import FLOOR
 from dakter.evaluate.scores import Predict, number, predicted
+from dakter.metrics import FLOOR
 from dakter.schema import IGNORE
 
 

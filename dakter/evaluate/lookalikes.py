@@ -1,7 +1,7 @@
 """Look-alikes taken for oil when as much oil is found as by a reference: scores whose thresholds are matched.
 
 A student that calls less oil mistakes fewer look-alikes for it, so shares of look-alikes taken for oil compare only
-where the students find the same share of the oil. What is kept of an image is how the predicted probability of oil is
+where the students find the same share of the oil. What is kept of an image is how the predicted log-odds of oil are
 spread over its oil pixels and over its look-alike pixels; the threshold that reaches a wanted recall, and the share of
 look-alike pixels beyond it, follow from sums of that over images, in the whole set as in a bootstrap draw.
 """
@@ -12,8 +12,11 @@ import numpy as np
 
 from dakter.evaluate.scores import Predict, predicted
 
-# Equal bins of the probability of oil; bin i holds p in [i, i+1) / NUM_BINS, the last also 1.
+# Equal bins of the log-odds of oil, log p / (1 - p), from -MOST to MOST, beyond which float32 hardly goes: networks are
+# sure of most pixels, and among those that they are sure of lie the thresholds of a high recall.
 NUM_BINS = 256
+MOST = 16.0
+_TINY = 1e-12
 
 
 def histograms(
@@ -26,7 +29,7 @@ def histograms(
     look_alike: int,
     chunk: int,
 ) -> np.ndarray:
-    """Pixels an image by predicted probability of oil, int64 ``(N, 2, NUM_BINS)``: of true oil, of true look-alikes.
+    """Pixels an image by predicted log-odds of oil, int64 ``(N, 2, NUM_BINS)``: of true oil, of true look-alikes.
 
     Args:
         predict, images, labels, num_classes, chunk: as for ``scores.score``.
@@ -37,7 +40,11 @@ def histograms(
     """
     rows = []
     for probabilities, true in predicted(predict, images, labels, num_classes, chunk):
-        bins = np.minimum((probabilities[:, oil] * NUM_BINS).astype(np.int64), NUM_BINS - 1)
+        of_oil = probabilities[:, oil].astype(np.float64)
+        # The other classes' sum and not 1 - p, which in float32 is 0 long before they are.
+        of_others = np.delete(probabilities, oil, axis=1).sum(axis=1, dtype=np.float64)
+        odds = np.log(np.maximum(of_oil, _TINY)) - np.log(np.maximum(of_others, _TINY))
+        bins = np.clip((odds + MOST) * (NUM_BINS / (2 * MOST)), 0, NUM_BINS - 1).astype(np.int64)
         for of_image, classes in zip(bins, true, strict=True):
             rows.append([np.bincount(of_image[classes == k], minlength=NUM_BINS) for k in (oil, look_alike)])
     return np.array(rows, dtype=np.int64)
@@ -59,10 +66,16 @@ def matched_sums(counts: np.ndarray, reference: np.ndarray, oil: int) -> np.ndar
 def threshold(sums: np.ndarray) -> np.ndarray:
     """Probability of oil ``(...)`` from which on a pixel is called oil, so that the wanted recall is reached.
 
-    Within a bin pixels count as spread evenly. NaN without a pixel of oil. From ``(..., 2 NUM_BINS + 2)``.
+    Within a bin pixels count as spread evenly over the log-odds. NaN without a pixel of oil. From
+    ``(..., 2 NUM_BINS + 2)``.
     """
     at, part = _cut(sums)
-    return (at + 1 - part) / NUM_BINS
+    return probability_at(at + 1 - part)
+
+
+def probability_at(edge: np.ndarray | float) -> np.ndarray:
+    """The probability of oil at an edge of the bins, 0 to NUM_BINS, or between two."""
+    return np.asarray(1.0 / (1.0 + np.exp(MOST - np.asarray(edge) * (2 * MOST / NUM_BINS))))
 
 
 def taken_share(sums: np.ndarray) -> np.ndarray:

@@ -53,6 +53,7 @@ class StudentConfig(Config):
         return {key: value for key, value in super().dump().items() if key not in default or value != default[key]}
 
 
+# Only suite science sets these so far: the sweep is to search them once measurement favours them there.
 # Settings of a student that came when students and records had been made. They are off by default and left out of
 # what is written then, so that digests, identities and whatever is compared with them stay as they were.
 LATER_SETTINGS = ("final_share", "confidence_gamma", "consistency_weight")

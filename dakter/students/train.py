@@ -45,7 +45,7 @@ class StudentsConfig(Config):
     num_seeds: int = setting(3, "students trained afresh with the settings that the search chose, each arm", ge=1)
     seed: int = setting(0, "seed of the search; students of the final round take their own from it")
     corpus_memory_mb: int = setting(
-        2048, "a corpus up to this decoded size is held in memory by every worker; larger ones stream", unit="MB", ge=0
+        2048, "each corpus up to this decoded size is in memory in every worker; larger ones stream", unit="MB", ge=0
     )
 
 

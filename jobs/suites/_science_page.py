@@ -18,12 +18,21 @@ from dakter.report import figures
 from dakter.report.svg import standalone
 from jobs.suites import _science_fractions as fractions
 from jobs.suites import _science_lookalikes as lookalikes
-from jobs.suites._science_plan import ALL_ARMS, Cell, Tier, cells, data_name, generator_name
+from jobs.suites._science_plan import (
+    ABLATIONS,
+    ALL_ARMS,
+    KEPT,
+    Cell,
+    Tier,
+    base_of,
+    cells,
+    data_name,
+    generator_name,
+)
 
 Records = Mapping[str, Mapping[str, Any]]
 
-# The one contrast that is not corrected for looking at many, and the others.
-PRIMARY = ("ours", "real")
+# Contrasts beside the tier's primary one; a page has those of which it has students.
 CONTRASTS = (
     ("ours", "dakter"),
     ("ours", "selftrain"),
@@ -37,8 +46,9 @@ CONTRASTS = (
     ("selftrain", "real"),
     ("relabel", "real"),
     ("real-all", "real"),
+    *((kept, other) for kept in KEPT for other in ("real", "selftrain", "dakter", kept.removesuffix("-kept"))),
+    *((name, base_of(name)) for name in ABLATIONS),
 )
-PROPER_CONTRASTS = (("ours", "real"), ("ours", "hard"))
 SEGMENTER = "p(y given x)"
 SOFT_LABELS = {"last_step": "last step", "readout": SEGMENTER}
 
@@ -171,10 +181,12 @@ class _Page:
         return ["## Contrasts", "", note, "", *_table(head, rows)] if rows else []
 
     def _contrasts(self) -> list[tuple[str, str, str, Interval, bool]]:
-        asked: list[tuple[tuple[str, str], str, Measure[Scores], bool]] = [(PRIMARY, "mIoU", MIOU, True)]
-        asked += [(PRIMARY, f"IoU {self.classes[1]}", class_iou(1), False)]
-        asked += [(pair, "mIoU", MIOU, False) for pair in CONTRASTS]
-        asked += [(p, n, m, False) for n, m in (("NLL", NLL), ("Brier", BRIER)) for p in PROPER_CONTRASTS]
+        primary = self.tier.primary
+        asked: list[tuple[tuple[str, str], str, Measure[Scores], bool]] = [(primary, "mIoU", MIOU, True)]
+        asked += [(primary, f"IoU {self.classes[1]}", class_iou(1), False)]
+        asked += [(pair, "mIoU", MIOU, False) for pair in CONTRASTS if pair != primary]
+        proper = (primary, (primary[0], "hard"))
+        asked += [(p, n, m, False) for n, m in (("NLL", NLL), ("Brier", BRIER)) for p in proper]
         found = []
         for (a, b), name, measure, first in asked:
             if self._comparable(a, b):
@@ -200,7 +212,7 @@ class _Page:
             return ["## Worth in labels", "", "Open: needs students of `real` and of `real-all`.", ""]
         few, many = (self._labels(n) for n in ("real", "real-all"))
         lines = []
-        for name in ("ours", "ours-labelled", "relabel", "selftrain", "dakter"):
+        for name in ("ours", "ours-labelled", "relabel", "selftrain", "dakter", *KEPT):
             if name not in self.students:
                 continue
             arms: list[Students[Scores]] = [self.students[n] for n in (name, "real", "real-all")]

@@ -185,6 +185,17 @@ KEPT = {
     for name, arm in ARMS.items()
     if name in ("ours-labelled", "relabel", "ours")
 }
+
+
+def base_of(name: str) -> str:
+    """The arm that one of ABLATIONS is to be compared with: real with the same labels, or the arm that it changes."""
+    arm = ALL_ARMS[name]
+    if arm.num_labelled != "tier":
+        same = "real-all" if arm.num_labelled is None else f"real-{arm.num_labelled}"
+        return "real" if name == same else same
+    return next((whole for whole in ("ours", "dakter") if name.startswith(f"{whole}-")), "real")
+
+
 # Steps and settings that a search compares on val.
 SEARCHED = {
     f"{name}-{steps}-steps": replace(arm, what=f"{arm.what}; {steps} steps", steps=steps)
@@ -213,6 +224,7 @@ class Tier:
     num_resamples: int = 2000
     generators: tuple[str, ...] = ()  # beside those of the arms
     reads_test: bool = True  # a search does not: val alone steers
+    primary: tuple[str, str] = ("ours", "real")  # the one contrast that is not corrected for looking at many
 
     def labels_of(self, arm: Arm) -> Labels:
         return self.num_labelled if arm.num_labelled == "tier" else arm.num_labelled
@@ -281,9 +293,12 @@ TIERS = {
         num_labelled=50,
         architectures=_HEADLINE.architectures[:1],
         arms=("real", "hard", "dakter", "selftrain", *KEPT, "real-all"),
+        primary=("ours-kept", "real"),
     ),
     "ablation": replace(
-        _HEADLINE, architectures=_HEADLINE.architectures[:1], arms=("real", "dakter", "ours", *ABLATIONS, *KEPT)
+        _HEADLINE,
+        architectures=_HEADLINE.architectures[:1],
+        arms=("real", "dakter", "ours", "real-all", *ABLATIONS, *KEPT),
     ),
     "sim": replace(
         _HEADLINE,

@@ -14,9 +14,10 @@ from dakter.config import load
 from dakter.diffusion.batch import TrainingData
 from dakter.diffusion.checkpoint import read_checkpoint
 from dakter.diffusion.fit import FitResult
+from dakter.diffusion.pipeline import JointDiffusionPipeline
 from dakter.diffusion.schedule import DiffusionConfig
 from dakter.diffusion.train_config import TrainConfig
-from dakter.errors import ConfigError, DataError, IntegrityError, Stopped
+from dakter.errors import ConfigError, DakterError, DataError, IntegrityError, Stopped
 from dakter.schema import IGNORE, to_model
 
 LOOKS = TRAIN.model_copy(update={"validate_every": 2, "validate_evaluations": 2})
@@ -110,6 +111,13 @@ def test_a_stop_at_the_early_end_is_an_end() -> None:
     assert run_fit(train, should_stop=lambda: steps[-1] == 4, **arguments).steps == 4
     with pytest.raises(Stopped, match="after step 2 of 100"):
         run_fit(train, should_stop=lambda: steps[-1] == 2, **arguments)
+
+
+def test_a_look_that_is_not_a_number_ends_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing = torch.full((3, 2, 16, 16), float("nan"))
+    monkeypatch.setattr(JointDiffusionPipeline, "label", lambda self, images, **_: nothing[: len(images)])
+    with pytest.raises(DakterError, match=r"step 2: the NLL of p\(y \| x\) on val is nan; training has diverged"):
+        run_fit(BEST)
 
 
 @pytest.mark.parametrize(

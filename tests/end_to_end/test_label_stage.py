@@ -66,7 +66,7 @@ def test_without_being_asked_there_is_no_such_stage(tmp_path: Path) -> None:
 
 @pytest.fixture
 def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Stages as they are submitted to a cluster that does each at once, promotion without a record."""
+    """Stages as they are submitted to a cluster that does each at once, promotion without a record; with their GPUs."""
     names: list[str] = []
 
     class Cluster:
@@ -74,8 +74,8 @@ def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         def connect(cls, *_: Any) -> Cluster:
             return cls()
 
-        def run_stage(self, stage: str, where: str, **_: Any) -> None:
-            names.append(stage)
+        def run_stage(self, stage: str, where: str, *, gpus: float, **_: Any) -> None:
+            names.append(f"{stage} on {gpus:g} GPU" if gpus else stage)
             own = read_yaml(storage.read_bytes(where).decode(), where=where)
             if stage != "promote":
                 record = {"seconds": 1.0, "figures": {}, "settings": own}
@@ -86,14 +86,32 @@ def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"promotion__candidate": "joint-model", "evaluate__joint_model": False}, "promotion.candidate is joint-model"),
+        ({"promotion__candidate": "best", "diffusion__mode": "joint"}, "no joint model to stand"),
+        ({"train__keep": "best", "diffusion__mode": "joint"}, "expected mode independent"),
+        ({"label": True, "students__unlabelled_share": 0.01}, "rounds to all or none of them"),
+        ({"label": True, "students__unlabelled_share": 1.0, "paths__accept": "a.json"}, "leave one of them out"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_told_at_the_start(
+    submitted: list[str], tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        pipeline.run(settings(tmp_path, **changes), Stop())
+    assert submitted == []
+
+
 def test_on_a_cluster_it_is_a_job_of_its_own(
     submitted: list[str], mixed_sources: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     places = {f"paths__{name}": mixed_sources[name] for name in ("tiles", "labelled")}
-    ours = settings(tmp_path, label=True, **places)
+    ours = settings(tmp_path, label=True, submission__evaluate_gpus=1.0, **places)
     with pytest.raises(FileNotFoundError, match="promote"):
         pipeline.run(ours, Stop())
-    assert submitted == WITH
+    assert submitted == [f"{name} on 1 GPU" if name == "evaluate" else name for name in WITH]
     monkeypatch.undo()
     found = pipeline.status(ours, Stop())
     assert [row["stage"] for row in found["stages"]] == WITH

@@ -106,6 +106,7 @@ def test_every_job_by_job_submit_on_s3_with_a_tracking_server(
     assert ids == {storage.read_json(f"{out}/run.json")["run"]}
     asked = s3_requests("node")
     assert artefacts(asked, "runs/run/") >= {
-        "tiles", "model", "model.checkpoints", "corpus", "sweep", "evaluation", "promotion", "report", "stages",
+        "tiles", "model", "model.checkpoints", "corpus", "labelled", "sweep",
+        "evaluation", "promotion", "report", "stages",
     }  # fmt: skip
     assert beyond_jobs(asked, roles, s3_bucket) == set()

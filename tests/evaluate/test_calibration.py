@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from dakter.errors import DataError
-from dakter.evaluate.calibration import FLOOR, Reliability, fit_temperature, proper_sums, temper
+from dakter.evaluate.calibration import Reliability, fit_temperature, proper_sums, temper
+from dakter.metrics import FLOOR
 from dakter.schema import IGNORE
 
 

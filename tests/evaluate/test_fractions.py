@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from dakter.errors import DataError
-from dakter.evaluate.calibration import FLOOR
 from dakter.evaluate.fractions import against_fractions, fraction_sums, means
+from dakter.metrics import FLOOR
 from dakter.schema import IGNORE
 
 # One image of three pixels, of two classes; the last pixel is not labelled.

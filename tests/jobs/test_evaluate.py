@@ -306,6 +306,15 @@ def test_another_joint_model_is_another_evaluation(made: Path, result: dict[str,
         evaluate.run(settings(made, joint_model=False), Stop())
 
 
+def test_what_is_done_stays_done_when_the_joint_model_is_removed(
+    made: Path, result: dict[str, Any], tmp_path: Path
+) -> None:
+    gone = settings(made, model=tmp_path / "removed")
+    assert evaluate.run(gone, Stop())["already_done"] is True
+    with pytest.raises(DataError, match="no joint model"):
+        evaluate.run(settings(made, model=tmp_path / "removed", joint_evaluations=3), Stop())
+
+
 def test_without_the_joint_model_it_is_the_evaluation_that_it_was_before(
     made: Path, result: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ from dakter.data.tiles import TileCorpus
 from dakter.errors import ConfigError, ConflictError, DataError, Stopped
 from dakter.evaluate.bootstrap import Resampling
 from dakter.evaluate.likeness import MEASURES
-from dakter.evaluate.lookalikes import NUM_BINS
+from dakter.evaluate.lookalikes import NUM_BINS, probability_at
 from dakter.evaluate.packed import pack, pack_array, unpack
 from dakter.schema import SOS
 from jobs import _cli
@@ -26,6 +26,7 @@ from jobs.suites import _science_lookalikes as lookalikes
 from jobs.suites import science
 from jobs.suites._science_cells import Workshop
 from jobs.suites._science_images import equal_sets, measured
+from jobs.suites._science_page import CONTRASTS
 from jobs.suites._science_plan import ALL_ARMS, ARMS, GENERATORS, TIERS, cells, select
 from jobs.suites._science_settings import ScienceConfig
 
@@ -54,6 +55,15 @@ def test_every_cell_stands_on_earlier_cells_and_its_settings_are_sound(name: str
     images = [cell for cell in cells(tier) if cell.kind == "images"]
     assert {(cell.generator, cell.labels) for cell in images} == of_arms
     assert len(images) == len(of_arms) * len(tier.seeds)
+
+
+@pytest.mark.parametrize("name", [name for name, tier in TIERS.items() if tier.reads_test])
+def test_every_arm_of_a_tier_is_compared_with_another(name: str) -> None:
+    tier = TIERS[name]
+    asked = [pair for pair in (tier.primary, *CONTRASTS) if set(pair) <= set(tier.arms)]
+    assert tier.primary in asked
+    assert {arm for pair in asked for arm in pair} == set(tier.arms)
+    assert len(set(CONTRASTS)) == len(CONTRASTS)
 
 
 def test_arms_use_what_their_generator_can_do() -> None:
@@ -255,7 +265,12 @@ def test_the_page_compares_look_alikes_at_the_oil_recall_of_real(done: Path, tmp
     assert "**real-all**" not in rows  # other labels
     assert "**p(y given x) of unlabelled**" in rows
     share = 100 * (0.75 * 160 + 0.5) / 161
-    assert rows["**real**"][:4] == ["1 x 1", "75.0", f"{200.25 / 256:.3f}", f"{share:.2f} ({share:.2f} to {share:.2f})"]
+    assert rows["**real**"][:4] == [
+        "1 x 1",
+        "75.0",
+        f"{float(probability_at(200.25)):.3f}",
+        f"{share:.2f} ({share:.2f} to {share:.2f})",
+    ]
     assert rows["**real**"][4:] == ["1", "", ""]
     assert rows["**ours**"][1] == "75.0"
     assert rows["**ours**"][4].startswith("0.0")
