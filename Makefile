@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python
 demo: $(VENV)/installed  ## the whole job on simulated scenes, with a report at the end
 	$(RUN) jobs/pipeline.py --preset demo
 
-test: check  ## style, types and the tests: about 35 minutes on two cores
+test: check  ## style, types and the tests: about 40 minutes on two cores
 	$(RUN) -m pytest -m "not slow and not gpu and not realdata"
 
 test-all: check  ## everything that can run here; DAKTER_SOS_ROOT and DAKTER_OSD_ROOT add the real-data tests
