@@ -33,13 +33,8 @@ def thinned(points: Sequence[tuple[float, float]], most: int = MAX_POINTS) -> li
     return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
 
 
-def curves(
-    title: str, series: Sequence[Curve], *, x_label: str = "step", y_scale: float = 1.0, named: bool = False
-) -> Markup:
-    """Curves over steps, ``named`` at their ends. The y axis is logarithmic where values span more than a factor of 20.
-
-    Only positive values have a logarithmic axis.
-    """
+def curves(title: str, series: Sequence[Curve], *, x_label: str = "step", y_scale: float = 1.0) -> Markup:
+    """Curves over steps. The y axis is logarithmic where positive values span more than a factor of 20."""
     lines = [Curve(c.name, [(x, y * y_scale) for x, y in thinned(c.points)], c.style) for c in series]
     lines = [c for c in lines if c.points]
     if not lines:
@@ -51,8 +46,6 @@ def curves(
     x = Scale(min(0.0, min(xs)), max(xs), 44, WIDTH - 10)
     y = Scale(low, high, 182, 34, log)
     body = [path([(x(a), y(b)) for a, b in c.points], f"curve {c.style}") for c in lines]
-    if named:
-        body += [text(x(c.points[-1][0]), y(c.points[-1][1]) - 6, c.name, "tick", "end") for c in lines]
     first, last = lines[0].points[0][1], lines[0].points[-1][1]
     label = f"{title}: from {first:.3g} to {last:.3g} over {max(xs):.0f} steps" if len(lines) == 1 else title
     caption = f"{title}, logarithmic" if log else title

@@ -323,7 +323,7 @@ def generator(inputs: ReportInputs) -> dict[str, Any]:
             Curve(name, [(float(row["step"]), float(row[key])) for row in inputs.training_curve], style)
             for name, key, style in (("val", "val_nll", "distilled"), ("train", "train_nll", "control"))
         ]
-        plots.append(figures.curves("NLL of p(y given x), nats a pixel", lines, named=True))
+        plots.append(figures.curves("NLL of p(y given x): val (line), train (dashes)", lines))
     about = {
         f"{section.replace('_', ' ')}: {name.replace('_', ' ')}": found
         for stage, section, name in (
@@ -394,6 +394,7 @@ def stages(inputs: ReportInputs) -> dict[str, Any]:
         "rows": rows,
         # A gate that says no ends its stage before a record is written; its decision stands in its own section.
         "missing": [n for n in STAGES if n not in records and not (n == "promote" and inputs.decision)],
+        "planned": len(inputs.stage_names()),
         "total": sum(row["minutes"] for row in rows),
         "plot": figures.bars("Minutes of each stage", bars, x_label="wall clock") if rows else None,
         "versions": _agreed(records, "versions"),

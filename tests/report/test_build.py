@@ -50,9 +50,9 @@ def test_page_names_gain_decision_and_interval(full: tuple[str, dict[str, Any]])
 def test_page_shows_when_the_generator_began_to_memorise(full: tuple[str, dict[str, Any]]) -> None:
     text = words(full[0])
     assert re.search(r"for 5.600 steps; its weights are those after step 2.000, where the NLL on val was", text)
-    assert "NLL of p(y given x), nats a pixel" in full[0]
+    assert "NLL of p(y given x): val (line), train (dashes)" in full[0]
     without = dataclasses.replace(full_inputs(), training_curve=())
-    assert "NLL of p(y given x), nats a pixel" not in build(without)[0]
+    assert "NLL of p(y given x): val (line), train (dashes)" not in build(without)[0]
 
 
 def test_facts_hold_what_was_asked(full: tuple[str, dict[str, Any]]) -> None:
@@ -132,6 +132,8 @@ def test_labelled_real_images_are_told_of_where_there_are_any(full: tuple[str, d
     assert list(facts["stages"])[2:4] == ["generate", "label"]
     text = words(html)
     assert "unlabelled images that the model labelled 321" in text
+    assert "7 of 7 stages recorded" in text
+    assert "6 of 6 stages recorded" in words(full[0])
     assert "64.8 % with generated pairs and real images that the model labelled and 61.5 % without" in text
     alone = dataclasses.replace(inputs, sweep={**sweep, "figures": {"unlabelled_share": 1.0}})
     assert "64.8 % with real images that the model labelled and 61.5 % without" in words(build(alone)[0])
