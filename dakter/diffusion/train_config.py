@@ -36,8 +36,8 @@ class TrainConfig(Config):
     validate_evaluations: int = setting(8, "network evaluations averaged into p(y | x) at such a look", ge=1)
     keep: Literal["last", "best"] = setting(
         "last",
-        "averaged weights that become the model: the last, or those of the look with the lowest NLL on val, which "
-        "label images best; the images drawn go on improving after it",
+        "averaged weights that become the model: the last, or those of the look with the lowest NLL of p(y | x) on "
+        "val; images drawn may go on improving after it",
     )
     patience: int | None = setting(
         None, "looks in a row without a lower NLL on val after which training ends early; null: it does not", ge=1

@@ -1,7 +1,7 @@
 """Looks at p(y | x) of the averaged weights while training runs: the curve that shows when a model begins to memorise.
 
-With few labels the score on training images rises to the end, while that on val turns: p(y | x) grows too sure. The
-turn comes long before samples are at their best, so it is measured and not guessed.
+With few labels the score on training images rises to the end, while that on val turns: p(y | x) grows too sure. Where
+the turn comes depends on labels and seed, so it is measured and not guessed.
 """
 
 from __future__ import annotations
