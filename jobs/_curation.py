@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from dakter.report.curation_page import ACCEPTED, Shown
 from dakter.schema import ClassTable, to_model
 from jobs._cli import Stop
 from jobs._fit import differences_of
+from jobs._model_sampler import PlacedModel
 
 log = logging.getLogger("dakter.jobs.curate")
 
@@ -35,21 +35,18 @@ class Labeller:
     """
 
     def __init__(self, url: str, table: ClassTable, config: CurateConfig):
-        from dakter.diffusion.pipeline import open_model  # with all of diffusers, where a model is really wanted
-
-        opened = open_model(url)
-        if opened.pipeline.class_table != table:
+        self._model = PlacedModel(url, torch.get_num_threads(), "cuda" if torch.cuda.is_available() else "cpu")
+        if (own := self._model.content.class_table) != table:
             raise ConflictError(
-                f"{url}: its classes are {', '.join(opened.pipeline.class_table.names)}; expected those of the tiles, "
+                f"{url}: its classes are {', '.join(own.names)}; expected those of the tiles, "
                 f"{', '.join(table.names)}. Mend paths.model or paths.tiles"
             )
-        self.digest = opened.digest
-        self._pipeline = cast(Any, opened.pipeline).to("cuda" if torch.cuda.is_available() else "cpu")
+        self.digest = self._model.digest
         self._config, self._lock = config, threading.Lock()
 
     def __call__(self, images: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         with self._lock:  # torch has its own threads; shards are measured by several
-            soft = self._pipeline.label(
+            soft = self._model.pipeline.label(
                 to_model(images), self._config.evaluations, self._config.seed, numbers, SamplerConfig(precision="fp32")
             )
         return np.asarray(soft.argmax(1), np.uint8)

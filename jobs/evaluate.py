@@ -163,7 +163,7 @@ def score_student(
             "after the sweep: run jobs/distill.py again, to another place"
         )
     package = _placed(student_package(student, tiles.manifest.to_json(), tiles.manifest.class_table.names, 1.0))
-    found = _scores(settings, lambda stored: predict(student.model, stored), tiles, tiles.read("val"), test)
+    found, _ = _scores(settings, lambda stored: predict(student.model, stored), tiles, tiles.read("val"), test)
     cost = {"num_parameters": package.num_parameters, "evaluations": package.evaluations}
     return ScoredStudent({**record, **cost}, found), package
 
@@ -177,9 +177,7 @@ def score_joint_model(
     def probabilities(stored: np.ndarray) -> np.ndarray:
         return predict_raw(package, raw_values(stored, tiles.manifest.value_range))
 
-    on_val = scores.confusions(
-        probabilities, val.images, val.labels, num_classes=len(package.class_names), chunk=settings.evaluate.chunk
-    )
+    on_test, on_val = _scores(settings, probabilities, tiles, val, test)
     record = {
         "id": JOINT_MODEL,
         "architecture": type(package.network).__name__,
@@ -190,7 +188,7 @@ def score_joint_model(
         "digest": joint.digest,
         "model_digest": joint.model_digest,
     }
-    return ScoredStudent(record, _scores(settings, probabilities, tiles, val, test)), package
+    return ScoredStudent(record, on_test), package
 
 
 def _placed(package: P) -> P:
@@ -199,10 +197,10 @@ def _placed(package: P) -> P:
 
 def _scores(
     settings: EvaluateSettings, probabilities: scores.Predict, tiles: TileCorpus, val: Split, test: Split
-) -> scores.Scores:
-    """Scores on test of a model from stored images to probabilities, its temperature fitted on val."""
+) -> tuple[scores.Scores, np.ndarray]:
+    """Scores on test of a model from stored images to probabilities, calibrated on val, and its confusions on val."""
     config, num_classes = settings.evaluate, len(tiles.manifest.class_table)
-    temperature = scores.temperature_on(
+    temperature, on_val = scores.calibrated_on(
         probabilities,
         val.images,
         val.labels,
@@ -211,7 +209,7 @@ def _scores(
         num_pixels=config.temperature_pixels,
         seed=config.seed,
     )
-    return scores.score(
+    on_test = scores.score(
         probabilities,
         test.images,
         test.labels,
@@ -219,6 +217,7 @@ def _scores(
         temperature=temperature,
         chunk=config.chunk,
     )
+    return on_test, on_val
 
 
 def confusion_of(

@@ -123,7 +123,7 @@ def train_loop(parameters: dict[str, Any]) -> None:
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(str(folder)))
         if book:  # after it is safe: a node may be about to leave
             book.samples(folder, int(metrics["step"]), device)
-        if heartbeat.step < settings.train.steps:
+        if not metrics["ended"]:
             heartbeat.linger()
 
     def on_step(step: int) -> None:
@@ -255,6 +255,8 @@ def _figures(settings: TrainSettings, record: Mapping[str, Any], digest: str) ->
 def run(settings: TrainSettings, stop: Stop) -> dict[str, Any]:
     """Train, or continue, or say that it is done."""
     check_choice(settings.train, settings.diffusion)
+    if settings.train.validate_every and settings.diffusion.mode == "joint":
+        log.info("train.validate_every is left out: a model of diffusion.mode joint knows no p(y|x) to look at")
     tiles = TileCorpus.open(settings.place("tiles"))
     model = settings.place("model")
     wanted = identity(settings, tiles.manifest.digest)

@@ -71,8 +71,8 @@ def fit(
 
     Args:
         on_checkpoint: called on every rank equally often with a folder that is deleted afterwards (full on rank 0,
-            empty on the others) and the latest losses; at ``checkpoint_every``, at the end, before stopping and
-            when asked for.
+            empty on the others), and the latest losses with whether training has ``ended`` (1.0, else 0.0); at
+            ``checkpoint_every``, at the end, before stopping and when asked for.
         on_log: called on rank 0 with (steps done, record).
         should_stop: asked on every rank after every step; one yes is enough.
         should_checkpoint: the same for a checkpoint out of turn.
@@ -106,7 +106,7 @@ def fit(
             with tempfile.TemporaryDirectory() as folder:
                 if trainer.rank == 0:
                     trainer.write(Path(folder))
-                on_checkpoint(Path(folder), trainer.latest())
+                on_checkpoint(Path(folder), {**trainer.latest(), "ended": float(ended)})
         if ended:
             break
         if stop:

@@ -92,7 +92,7 @@ def score(
         images: whatever ``predict`` takes, ``(N, C, H, W)``.
         labels: uint8 ``(N, H, W)``, 0..K-1 or IGNORE.
         num_classes: K.
-        temperature: fitted on val by ``temperature_on``.
+        temperature: fitted on val by ``calibrated_on``.
         chunk: images at a time.
 
     Raises:
@@ -127,7 +127,7 @@ def confusions(predict: Predict, images: np.ndarray, labels: np.ndarray, *, num_
     return np.concatenate(parts)
 
 
-def temperature_on(
+def calibrated_on(
     predict: Predict,
     images: np.ndarray,
     labels: np.ndarray,
@@ -136,24 +136,28 @@ def temperature_on(
     chunk: int,
     num_pixels: int,
     seed: int,
-) -> float:
-    """The temperature that calibrates a student best on a validation set.
+) -> tuple[float, np.ndarray]:
+    """The temperature that calibrates a student best on a validation set, and its confusions there.
 
     Args:
         num_pixels: about how many pixels to fit on; an equal share of every image, drawn by (seed, image).
         seed: of that draw. Others as for ``score``.
+
+    Returns:
+        The temperature, and int64 ``(N, K, K)`` as of ``confusions``.
     """
     pixels = int(np.prod(labels.shape[1:]))
     share = min(pixels, max(1, num_pixels // max(1, len(labels))))
-    kept_p, kept_y, index = [], [], 0
+    kept_p, kept_y, found, index = [], [], [], 0
     for probabilities, true in predicted(predict, images, labels, num_classes, chunk):
+        found.append(_confusions(probabilities, true))
         for p_KHW, y_HW in zip(probabilities, true, strict=True):
             rng = numpy_rng(seed, "evaluate/temperature", 0, index)
             chosen = rng.choice(pixels, share, replace=False) if share < pixels else slice(None)
             kept_p.append(p_KHW.reshape(num_classes, -1).T[chosen])
             kept_y.append(y_HW.reshape(-1)[chosen])
             index += 1
-    return fit_temperature(np.concatenate(kept_p), np.concatenate(kept_y))
+    return fit_temperature(np.concatenate(kept_p), np.concatenate(kept_y)), np.concatenate(found)
 
 
 def number(value: float) -> float | None:

@@ -33,21 +33,9 @@ from dakter.students.store import load_student, read_record, save_student
 from dakter.students.streams import SyntheticStream, array_stream, mixed_stream
 from jobs.suites import _science_fractions as fractions
 from jobs.suites._paced_sampler import entropy_nats
+from jobs.suites._science_arms import ALL_ARMS, GENERATORS, Arm, Labels, SoftLabel
 from jobs.suites._science_images import BOUND, measured
-from jobs.suites._science_plan import (
-    ALL_ARMS,
-    GENERATORS,
-    Arm,
-    Cell,
-    Labels,
-    SoftLabel,
-    Tier,
-    data_name,
-    generator_cell,
-    generator_name,
-    student_cell,
-    student_name,
-)
+from jobs.suites._science_plan import Cell, Tier, data_name, generator_cell, generator_name, student_cell, student_name
 from jobs.suites._science_scores import CHUNK, described, scored
 from jobs.train import training_data
 

@@ -15,7 +15,8 @@ from dakter.evaluate.packed import pack_array, unpack_array
 from dakter.evaluate.scores import Predict, Scores
 from dakter.evaluate.study import Measure, Students, Study, block
 from dakter.schema import OSD
-from jobs.suites._science_plan import ALL_ARMS, Cell, Tier
+from jobs.suites._science_arms import ALL_ARMS
+from jobs.suites._science_plan import Cell, Tier
 
 OIL, LOOK_ALIKE = OSD.names[1:3]
 REFERENCE = "real"
@@ -40,17 +41,20 @@ _THRESHOLD: Measure[np.ndarray] = Measure("threshold", lambda sums: sums, thresh
 
 
 def kept(
-    predict: Predict, split: Split, rows: Mapping[str, np.ndarray], class_names: Sequence[str], chunk: int
+    of_split: Predict, split: Split, rows: Mapping[str, np.ndarray], class_names: Sequence[str], chunk: int
 ) -> dict[str, Any]:
-    """``look_alikes``: packed ``histograms`` by sensor (``rows``: its images); empty if the classes lack either."""
+    """``look_alikes``: packed ``histograms`` by sensor (``rows``: its images); empty if the classes lack either.
+
+    ``of_split``: numbers of images to probabilities.
+    """
     if not {OIL, LOOK_ALIKE} <= set(class_names):
         return {}
     oil, look_alike = class_names.index(OIL), class_names.index(LOOK_ALIKE)
     found = {}
     for sensor, own in rows.items():
         counts = histograms(
-            predict,
-            split.images[own],
+            of_split,
+            own,
             split.labels[own],
             num_classes=len(class_names),
             oil=oil,

@@ -18,17 +18,8 @@ from dakter.report import figures
 from dakter.report.svg import standalone
 from jobs.suites import _science_fractions as fractions
 from jobs.suites import _science_lookalikes as lookalikes
-from jobs.suites._science_plan import (
-    ABLATIONS,
-    ALL_ARMS,
-    KEPT,
-    Cell,
-    Tier,
-    base_of,
-    cells,
-    data_name,
-    generator_name,
-)
+from jobs.suites._science_arms import ABLATIONS, ALL_ARMS, KEPT, base_of
+from jobs.suites._science_plan import Cell, Tier, cells, data_name, generator_name
 
 Records = Mapping[str, Mapping[str, Any]]
 

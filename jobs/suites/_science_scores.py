@@ -8,7 +8,7 @@ import numpy as np
 
 from dakter.data.tiles import Split, TileCorpus, read_test
 from dakter.evaluate.packed import pack, pack_array
-from dakter.evaluate.scores import Predict, Scores, score, temperature_on
+from dakter.evaluate.scores import Predict, Scores, calibrated_on, score
 from jobs.suites import _science_lookalikes as lookalikes
 
 CHUNK = 64
@@ -29,9 +29,10 @@ def scored(predict: Predict, corpus: TileCorpus, *, reads_test: bool) -> dict[st
     """
     num_classes = len(corpus.manifest.class_table)
     val = corpus.read("val")
-    temperature = temperature_on(
-        predict,
-        val.images,
+    of_val = _remembered(predict, val)
+    temperature, _ = calibrated_on(
+        of_val,
+        np.arange(len(val.images)),
         val.labels,
         num_classes=num_classes,
         chunk=CHUNK,
@@ -40,15 +41,23 @@ def scored(predict: Predict, corpus: TileCorpus, *, reads_test: bool) -> dict[st
     )
     return {
         "temperature": temperature,
-        "val": _tables(predict, corpus, val, temperature)["tables"],
+        "val": _tables(of_val, corpus, val, temperature)["tables"],
         "test": _on_test(predict, corpus, temperature) if reads_test else None,
     }
 
 
 def _on_test(predict: Predict, corpus: TileCorpus, temperature: float) -> dict[str, Any]:
     test, names = read_test(corpus), corpus.manifest.class_table.names
-    found = _tables(predict, corpus, test, temperature)
-    return {**found, **lookalikes.kept(predict, test, _rows_of_sensors(corpus, test), names, CHUNK)}
+    of_test = _remembered(predict, test)
+    found = _tables(of_test, corpus, test, temperature)
+    return {**found, **lookalikes.kept(of_test, test, _rows_of_sensors(corpus, test), names, CHUNK)}
+
+
+def _remembered(predict: Predict, split: Split) -> Predict:
+    """Probabilities by the number of an image: several scores are taken from them, and a read-out costs evaluations."""
+    images = split.images
+    found = np.concatenate([predict(images[start : start + CHUNK]) for start in range(0, len(images), CHUNK)])
+    return lambda numbers: found[numbers]
 
 
 def _rows_of_sensors(corpus: TileCorpus, split: Split) -> dict[str, np.ndarray]:
@@ -57,12 +66,12 @@ def _rows_of_sensors(corpus: TileCorpus, split: Split) -> dict[str, np.ndarray]:
     return {sensor: own for sensor, own in rows.items() if len(own)}
 
 
-def _tables(predict: Predict, corpus: TileCorpus, split: Split, temperature: float) -> dict[str, Any]:
+def _tables(of_split: Predict, corpus: TileCorpus, split: Split, temperature: float) -> dict[str, Any]:
     manifest = corpus.manifest
     found = {
         sensor: score(
-            predict,
-            split.images[own],
+            of_split,
+            own,
             split.labels[own],
             num_classes=len(manifest.class_table),
             temperature=temperature,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dakter.errors import DataError
-from dakter.evaluate.scores import confusions, f1, precision, recall, score, temperature_on
+from dakter.evaluate.scores import calibrated_on, confusions, f1, precision, recall, score
 from dakter.schema import IGNORE
 
 # 8 pixels truly of class 0 (6 found), 4 of class 1 (3 found), none of class 2 (called once).
@@ -76,15 +76,13 @@ def test_temperature_softens_an_overconfident_model_and_does_not_hang_on_chunks(
     called = np.where(rng.random(labels.shape) < 0.8, labels, 1 - labels).astype(np.uint8)  # 80 % right, claims 99 %
 
     def fit(chunk: int, num_pixels: int) -> float:
-        return temperature_on(
-            lambda images: one_hot(images[:, 0], 2, 0.99),
-            called[:, None],
-            labels,
-            num_classes=2,
-            chunk=chunk,
-            num_pixels=num_pixels,
-            seed=0,
-        )
+        def sure(images: np.ndarray) -> np.ndarray:
+            return one_hot(images[:, 0], 2, 0.99)
+
+        common = {"num_classes": 2, "chunk": chunk}
+        temperature, found = calibrated_on(sure, called[:, None], labels, num_pixels=num_pixels, seed=0, **common)
+        assert np.array_equal(found, confusions(sure, called[:, None], labels, **common))
+        return temperature
 
     share = float((called == labels).mean())
     # The tempered claim equals the share that is right: T = logit(0.99) / logit(share).

@@ -24,10 +24,11 @@ from jobs.benchmark import JOB, BenchmarkSettings
 from jobs.suites import _science_fractions as fractions
 from jobs.suites import _science_lookalikes as lookalikes
 from jobs.suites import science
+from jobs.suites._science_arms import ALL_ARMS, ARMS, GENERATORS
 from jobs.suites._science_cells import Workshop
 from jobs.suites._science_images import equal_sets, measured
 from jobs.suites._science_page import CONTRASTS
-from jobs.suites._science_plan import ALL_ARMS, ARMS, GENERATORS, TIERS, cells, select
+from jobs.suites._science_plan import TIERS, cells, select
 from jobs.suites._science_settings import ScienceConfig
 
 EVERY_ARM = "*-seed0"

@@ -152,7 +152,7 @@ def test_the_model_is_that_of_the_best_look_at_val(tiny_tiles: str, tmp_path: Pa
     best = min(record["curve"], key=lambda row: row["val_nll"])
     assert steps == list(range(10, figures["num_steps"] + 1, 10))
     assert figures["kept_step"] == record["kept_step"] == best["step"]
-    assert (best["step"] == steps[-1]) == (steps[-1] == wanted.train.steps), "it ends a look after the best"
+    assert best["step"] == steps[-2] < steps[-1] < wanted.train.steps, "at this rate it ends a look after the best"
     run = mlflow.MlflowClient(wanted.tracking.uri).search_runs(["0", "1"], order_by=["attributes.start_time DESC"])[0]
     told = mlflow.MlflowClient(wanted.tracking.uri).get_metric_history(run.info.run_id, "val_nll")
     assert [(point.step, point.value) for point in told] == [(row["step"], row["val_nll"]) for row in record["curve"]]

@@ -1,0 +1,192 @@
+"""Generators and arms of suite ``science``: what is compared, tier by tier. Computes nothing.
+
+Every arm has the same steps, batch size, augmentation and student; arms differ in what fills a batch beside the real
+labelled rows, and arms with the same generator share its samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+# None: every label that the set has.
+Labels = int | None
+SoftLabel = Literal["last_step", "argmax", "readout", "teacher"]
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A kind of joint diffusion model; ``unlabelled``: it also learns from images without labels.
+
+    ``network`` and ``train`` are settings of its own, where the tier's are not meant.
+    """
+
+    diffusion: dict[str, Any]
+    unlabelled: bool = False
+    network: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def labels_images(self) -> bool:
+        """Whether it knows p(y | x): only with noise levels of its own for the label."""
+        return self.diffusion.get("mode") == "independent"
+
+
+_PAPER, _PLAIN = {"mode": "joint"}, {"mode": "independent"}
+# More rows that ask for p(y | x) outright, for fewer of p(x, y): of all candidates of one cost it was the best on val.
+_OURS = {
+    **_PLAIN,
+    "share_equal": 0.3,
+    "share_independent": 0.25,
+    "share_image_clean": 0.4,
+    "share_label_clean": 0.05,
+}
+_WIDE = {"widths": (96, 144, 192)}
+# p(y | x) of val is at its best long before the samples are: the weights of that step, and no long wait after it.
+_KEPT = {"keep": "best", "validate_every": 350, "patience": 4}
+# What a generator could be changed in, one thing at a time and some together: tier search compares them on val.
+CANDIDATES = {
+    "base": Generator(_PLAIN, True),
+    "more-labels": Generator(_OURS, True),
+    "label-weight-3": Generator({**_PLAIN, "label_weight": 3.0}, True),
+    "min-snr": Generator({**_PLAIN, "min_snr_gamma": 5.0}, True),
+    "dropout": Generator(_PLAIN, True, {"dropout": 0.1}),
+    "wide": Generator(_PLAIN, True, _WIDE),
+    "attention": Generator(_PLAIN, True, {"attention": True}),
+    "batch-64": Generator(_PLAIN, True, train={"batch_size": 64}),
+    "rate-2e-3": Generator(_PLAIN, True, train={"learning_rate": 2e-3}),
+    "unlabelled-25": Generator(_PLAIN, True, train={"unlabelled_share": 0.25}),
+    "more-labels-dropout": Generator(_OURS, True, {"dropout": 0.1}),
+    "together": Generator(_OURS, True, {**_WIDE, "dropout": 0.1, "attention": True}, {"batch_size": 64}),
+    "kept": Generator(_OURS, True, train=_KEPT),
+    "kept-dropout": Generator(_OURS, True, {"dropout": 0.1}, _KEPT),
+    "kept-half-rate": Generator(_OURS, True, train={**_KEPT, "learning_rate": 5e-4}),
+}
+GENERATORS = {
+    "paper": Generator(_PAPER),
+    "jointnet": Generator({**_PAPER, "label_loss": "mse", "b": 1.0}),
+    "labelled": Generator(_OURS),
+    "unlabelled": Generator(_OURS, unlabelled=True),
+    "labelled-kept": Generator(_OURS, train=_KEPT),
+    "unlabelled-kept": Generator(_OURS, True, train=_KEPT),
+    # Parts taken away, and the sweep of b.
+    "unlabelled-mse": Generator({**_OURS, "label_loss": "mse"}, unlabelled=True),
+    **{f"unlabelled-b{b:g}": Generator({**_OURS, "b": b}, unlabelled=True) for b in (0.1, 0.3, 1.0)},
+    "paper-b1": Generator({**_PAPER, "b": 1.0}),
+    "paper-mse": Generator({**_PAPER, "label_loss": "mse"}),
+    **{f"try-{name}": candidate for name, candidate in CANDIDATES.items()},
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What a student of this arm learns from, beside ``num_labelled`` real pairs.
+
+    Attributes:
+        what: in words, for the page.
+        generator: name in GENERATORS, or None.
+        generated: soft label of the generated images in its batches; None: no such rows. ``teacher`` is the student
+            of arm ``real`` with the same seed and architecture.
+        real_unlabelled: who labels the real unlabelled images in its batches; None: no such rows.
+        share: of a batch that is not real labelled pairs, parted equally between the two.
+        num_labelled: real labels a sensor; "tier" as the tier says, None every one there is.
+        student: student settings of its own.
+        steps: training steps of its own; None: those of the tier.
+    """
+
+    what: str
+    generator: str | None = None
+    generated: SoftLabel | None = None
+    real_unlabelled: Literal["generator", "teacher"] | None = None
+    share: float = 0.75
+    num_labelled: int | Literal["tier"] | None = "tier"
+    student: dict[str, Any] = field(default_factory=dict)
+    steps: int | None = None
+
+    @property
+    def needs_teacher(self) -> bool:
+        return "teacher" in (self.generated, self.real_unlabelled)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether its batches hold anything but real pairs."""
+        return bool(self.generated or self.real_unlabelled)
+
+
+_DAKTER = Arm("the paper: soft label of the last step", "paper", "last_step")
+_FULL = Arm(
+    "generated pairs with p(y given x), and real unlabelled images with p(y given x), half and half",
+    "unlabelled",
+    "readout",
+    "generator",
+)
+ARMS = {
+    "real": Arm("real labels only"),
+    "hard": replace(_DAKTER, what="the paper's model, argmax labels", generated="argmax"),
+    "jointnet": replace(_DAKTER, what="squared error on the label, b = 1", generator="jointnet"),
+    "pseudo": replace(_DAKTER, what="the paper's images, labelled by the real teacher", generated="teacher"),
+    "dakter": _DAKTER,
+    "ours-labelled": Arm("independent noise levels, p(y given x), no unlabelled image", "labelled", "readout"),
+    "selftrain": Arm("real unlabelled images, labelled by the real teacher", real_unlabelled="teacher"),
+    "relabel": Arm("real unlabelled images with p(y given x), nothing generated", "unlabelled", None, "generator"),
+    "ours": _FULL,
+    "real-all": Arm("real, with every label that exists: the ceiling", num_labelled=None),
+}
+# One part changed at a time.
+ABLATIONS = {
+    "ours-generated": replace(_FULL, what="ours without real unlabelled rows", real_unlabelled=None),
+    "ours-last-step": replace(_FULL, what="ours with the soft label of the last step", generated="last_step"),
+    "ours-mse": replace(_FULL, what="ours with squared error on the label", generator="unlabelled-mse"),
+    **{f"ours-b{b:g}": replace(_FULL, what=f"ours, b = {b:g}", generator=f"unlabelled-b{b:g}") for b in (0.1, 0.3, 1)},
+    "dakter-b1": replace(_DAKTER, what="the paper, b = 1", generator="paper-b1"),
+    "dakter-mse": replace(_DAKTER, what="the paper, squared error on the label", generator="paper-mse"),
+    **{
+        f"ours-{times}x": replace(_FULL, what=f"ours, {times} other rows for each real one", share=times / (times + 1))
+        for times in (1, 2, 4)
+    },
+    **{
+        f"{name}-{labels}": replace(arm, what=f"{arm.what}; {labels} labels a sensor", num_labelled=labels)
+        for name, arm in (("real", Arm("real labels only")), ("ours", _FULL))
+        for labels in (100,)
+    },
+    "ours-all": replace(_FULL, what="ours with every label that exists", num_labelled=None),
+    "ours-confidence": replace(_FULL, what="ours, certain pixels weigh more", student={"confidence_gamma": 1.0}),
+    "ours-consistency": replace(_FULL, what="ours, two views must agree", student={"consistency_weight": 1.0}),
+    "ours-schedule": replace(
+        _FULL, what="ours, other rows fewer and fewer, at last none", student={"final_share": 0.0}
+    ),
+    # One row of a batch stays real, since batches must hold one; its loss weighs nothing.
+    "synthetic": Arm(
+        "trained on generated pairs alone (train on synthetic, test on real)",
+        "unlabelled",
+        "readout",
+        share=0.99,
+        student={"ce_weight": 0.0, "dice_weight": 0.0},
+    ),
+}
+# Ours, with the generator at its lowest NLL on val.
+KEPT = {
+    f"{name}-kept": replace(
+        arm, what=f"{arm.what}; the generator at its lowest NLL on val", generator=f"{arm.generator}-kept"
+    )
+    for name, arm in ARMS.items()
+    if name in ("ours-labelled", "relabel", "ours")
+}
+
+
+def base_of(name: str) -> str:
+    """The arm that one of ABLATIONS is to be compared with: real with the same labels, or the arm that it changes."""
+    arm = ALL_ARMS[name]
+    if arm.num_labelled != "tier":
+        same = "real-all" if arm.num_labelled is None else f"real-{arm.num_labelled}"
+        return "real" if name == same else same
+    return next((whole for whole in ("ours", "dakter") if name.startswith(f"{whole}-")), "real")
+
+
+# Steps and settings that a search compares on val.
+SEARCHED = {
+    f"{name}-{steps}-steps": replace(arm, what=f"{arm.what}; {steps} steps", steps=steps)
+    for name, arm in (("real", ARMS["real"]),)
+    for steps in (1000, 3000)
+}
+ALL_ARMS = {**ARMS, **ABLATIONS, **KEPT, **SEARCHED}
