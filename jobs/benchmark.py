@@ -37,7 +37,9 @@ class BenchmarkSettings(JobSettings):
     suite: Literal["corpus", "million", "encoding", "chaos", "science", "scaling"] = setting(
         "corpus", "; ".join(f"{name}: {text}" for name, text in SUITES.items())
     )
-    tier: Literal["short", "full", "search", "headline", "scarce", "ablation", "sim", "paper"] = setting(
+    tier: Literal[
+        "short", "full", "search", "headline", "scarce", "scarce-cpu", "ablation", "sim", "sim-cpu", "paper"
+    ] = setting(
         "full",
         "short: minutes, to see that it works; full: the figures told; the others: science alone",
     )
