@@ -12,10 +12,17 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 from pydantic.fields import FieldInfo
 
 from dakter.errors import ConfigError
@@ -28,8 +35,17 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
+    # Fields that came when models and records had been made, by their defaults as if they were not there. Only what
+    # differs from them is written, so that digests, identities and what is compared with them stay as they were.
+    later: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_what_came_later(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        still = {name for name in self.later if getattr(self, name) == type(self).model_fields[name].default}
+        return {key: value for key, value in handler(self).items() if key not in still}
+
     def dump(self) -> dict[str, Any]:
-        """Plain JSON-able data, complete with defaults."""
+        """Plain JSON-able data, complete with defaults but for those of ``later``."""
         return self.model_dump(mode="json")
 
     def to_yaml(self) -> str:

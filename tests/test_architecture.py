@@ -10,7 +10,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-BASE = {"errors", "schema", "rng", "config", "storage", "progress", "metrics", "turns", "captured", "packaging"}
+BASE = {
+    "errors",
+    "schema",
+    "rng",
+    "config",
+    "storage",
+    "progress",
+    "metrics",
+    "turns",
+    "views",
+    "ema",
+    "captured",
+    "packaging",
+}
 PARTS = {"data", "diffusion", "students", "evaluate", "corpus"}
 TOP = {"promotion", "registry", "report", "tracking", "tracking_address"}
 # Who may import whom inside dakter/. Parts never import their siblings: what one needs of another is passed in.

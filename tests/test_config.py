@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 
 from dakter import config
@@ -92,3 +94,23 @@ def test_flags_list_every_leaf_with_unit_and_default() -> None:
     assert set(flags) == {"steps", "name", "inner.learning_rate", "inner.widths"}
     assert flags["inner.widths"].unit == "channels"
     assert flags["inner.widths"].default == (8, 16)
+
+
+class _Grown(Config):
+    later: ClassVar[tuple[str, ...]] = ("new",)
+    old: int = setting(1, "of old")
+    new: int = setting(0, "came later")
+
+
+class _Holder(Config):
+    inner: _Grown = _Grown()
+
+
+def test_fields_that_came_later_are_written_only_where_they_differ_from_their_defaults() -> None:
+    """Digests of settings stand in records; a new field that changes nothing must not void them, nested or not."""
+    assert _Grown().dump() == {"old": 1}
+    assert _Grown(new=2).dump() == {"old": 1, "new": 2}
+    assert _Holder().dump() == {"inner": {"old": 1}}
+    assert _Holder(inner=_Grown(new=2)).to_yaml() == "inner:\n  old: 1\n  new: 2\n"
+    assert config.load(_Holder, _Holder(inner=_Grown(new=2)).dump()).inner.new == 2
+    assert "inner.new" in [flag.key for flag in config.flags(_Holder)]

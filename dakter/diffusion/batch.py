@@ -18,6 +18,7 @@ from dakter.diffusion.loss import carries_image, carries_label
 from dakter.diffusion.schedule import DiffusionConfig, draw_levels
 from dakter.errors import ConfigError, DataError
 from dakter.schema import IGNORE, ClassTable, check_images, check_labels, to_model
+from dakter.views import ViewConfig, brighten, draw_crop, enlarge
 
 
 @dataclass(frozen=True)
@@ -141,8 +142,20 @@ def turned(array: np.ndarray, turn: int) -> np.ndarray:
     return out[..., ::-1] if turn >= 4 else out
 
 
-def assemble(rows: list[Row], data: TrainingData, *, seed: int, step: int, rank: int = 0, world: int = 1) -> Batch:
-    """The arrays of rank ``rank``'s rows (every ``world``-th), image and label turned together."""
+def assemble(
+    rows: list[Row],
+    data: TrainingData,
+    *,
+    seed: int,
+    step: int,
+    label_views: ViewConfig | None = None,
+    rank: int = 0,
+    world: int = 1,
+) -> Batch:
+    """The arrays of rank ``rank``'s rows (every ``world``-th), image and label turned together.
+
+    Labelled rows without an image loss, those that ask for p(y | x) outright, are seen in the views of ``label_views``.
+    """
     own = rows[rank::world]
     size, blank = data.images.shape[1:], np.full(data.images.shape[2:], IGNORE, np.uint8)
     images, labels = [], []
@@ -152,9 +165,15 @@ def assemble(rows: list[Row], data: TrainingData, *, seed: int, step: int, rank:
         images.append(turned(source[row.index], row.turn))
         labels.append(turned(data.labels[row.index], row.turn) if row.labelled else blank)
     numbers = [row.row for row in own]
+    x_BCHW, labels_BHW = to_model(np.stack(images)), torch.from_numpy(np.stack(labels))
+    if label_views is not None and label_views.changes:
+        for place, row in enumerate(own):
+            if row.labelled and not row.on_image:
+                draws = rng.numpy_rng(seed, "train/views", step, row.row)
+                x_BCHW[place], labels_BHW[place] = _viewed(x_BCHW[place], labels_BHW[place], label_views, draws)
     return Batch(
-        x_BCHW=to_model(np.stack(images)),
-        labels_BHW=torch.from_numpy(np.stack(labels)),
+        x_BCHW=x_BCHW,
+        labels_BHW=labels_BHW,
         noise_x_BCHW=rng.normal(size, seed, "train/noise-image", step, numbers),
         noise_y_BKHW=rng.normal((len(data.class_table), *size[1:]), seed, "train/noise-label", step, numbers),
         t_x_B=torch.tensor([row.t_x for row in own], dtype=torch.float32),
@@ -164,6 +183,16 @@ def assemble(rows: list[Row], data: TrainingData, *, seed: int, step: int, rank:
         num_image=max(1, sum(row.on_image for row in rows)),
         num_label=max(1, sum(row.on_label for row in rows)),
     )
+
+
+def _viewed(
+    image_CHW: torch.Tensor, labels_HW: torch.Tensor, config: ViewConfig, draws: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    crop = draw_crop(draws, config, *labels_HW.shape)
+    if crop:
+        image_CHW = enlarge(image_CHW, crop)
+        labels_HW = enlarge(labels_HW[None], crop, "nearest-exact")[0]
+    return brighten(image_CHW[None], [draws], config)[0], labels_HW
 
 
 def count_unlabelled(config: DiffusionConfig, data: TrainingData, batch_size: int, share: float) -> int:

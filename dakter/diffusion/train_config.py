@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 
 from dakter.config import Config, setting
+from dakter.views import ViewConfig
+
+
+class LabelViews(ViewConfig):
+    """Other views of rows that ask for p(y | x) outright, image and label alike; off unless a strength is set.
+
+    Such a row shows the network its image clean and has no image loss, so whatever is done to it is nothing that
+    samples could learn: it is augmentation that cannot leak (Karras et al. 2022, 2206.00364, appendix F.2, tell the
+    network what was done for that end).
+    """
+
+    zoom_share: float = setting(0.0, "share of such rows that are cropped and enlarged", ge=0, le=1)
+    gain: float = setting(0.0, "brightness factor exp(u), u uniform in +-gain, of the stored intensity", ge=0, le=2)
+    gamma: float = setting(0.0, "exponent exp(u), u uniform in +-gamma, of the stored intensity", ge=0, le=2)
 
 
 class TrainConfig(Config):
     """How the joint model is fitted. AdamW; a warm-up to ``learning_rate``, then a cosine down to 0 at ``steps``."""
+
+    later: ClassVar[tuple[str, ...]] = ("label_views",)
 
     steps: int = setting(5000, "optimiser steps", unit="steps", ge=1)
     batch_size: int = setting(32, "rows of a batch, over all workers", unit="images", ge=1)
@@ -25,6 +41,7 @@ class TrainConfig(Config):
     ema_decay: float = setting(0.999, "decay of the weight average that samples", ge=0, lt=1)
     precision: Literal["fp32", "bf16"] = setting("bf16", "number format inside the network (autocast)")
     dihedral: bool = setting(True, "turn and flip image and label together, 8 ways")
+    label_views: LabelViews = LabelViews()
     checkpoint_every: int = setting(500, "steps between checkpoints", unit="steps", ge=1)
     log_every: int = setting(50, "steps between log records, each the mean over them", unit="steps", ge=1)
     validate_every: int | None = setting(

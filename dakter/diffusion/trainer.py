@@ -23,13 +23,13 @@ from dakter.captured import Captured
 from dakter.diffusion.balance import enter_labels
 from dakter.diffusion.batch import Batch, TrainingData, assemble, count_unlabelled, plan
 from dakter.diffusion.checkpoint import check_same, load_optimizer, optimizer_tensors, read_checkpoint, write_checkpoint
-from dakter.diffusion.ema import Ema
 from dakter.diffusion.loss import losses
 from dakter.diffusion.network import JointUNet, NetworkConfig
 from dakter.diffusion.pipeline import JointDiffusionPipeline
 from dakter.diffusion.schedule import DiffusionConfig, add_noise
 from dakter.diffusion.train_config import TrainConfig, learning_rate
 from dakter.diffusion.validation import Validation
+from dakter.ema import Ema
 from dakter.errors import ConfigError, DakterError
 from dakter.rng import derive_seed
 
@@ -163,7 +163,15 @@ class Trainer:
                 seed=self.train.seed,
                 step=step,
             )
-            return assemble(rows, self.data, seed=self.train.seed, step=step, rank=self.rank, world=self.world)
+            return assemble(
+                rows,
+                self.data,
+                seed=self.train.seed,
+                step=step,
+                label_views=self.train.label_views,
+                rank=self.rank,
+                world=self.world,
+            )
 
         workers = min(8, os.cpu_count() or 1) if self.device.type == "cuda" else 1
         # One thread each: a second team of OpenMP threads would spin against the one that trains (measured on two

@@ -9,19 +9,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from dakter.config import Config, setting
+from dakter.config import setting
 from dakter.rng import numpy_rng
 from dakter.turns import turn
+from dakter.views import ViewConfig, brighten, draw_crop, enlarge
 
 
-class AugmentConfig(Config):
+class AugmentConfig(ViewConfig):
     """Strengths; zero or false switches a part off."""
 
     dihedral: bool = setting(True, "one of the 8 flips and quarter turns (4 that keep the shape of oblong tiles)")
-    zoom_share: float = setting(0.5, "share of rows that are cropped and enlarged", ge=0, le=1)
-    zoom_max: float = setting(1.6, "largest enlargement; drawn log-uniformly from 1 on", ge=1, le=8)
-    gain: float = setting(0.15, "brightness factor exp(u), u uniform in +-gain, of the stored intensity", ge=0, le=2)
-    gamma: float = setting(0.15, "exponent exp(u), u uniform in +-gamma, of the stored intensity", ge=0, le=2)
 
 
 def augment(
@@ -40,10 +37,11 @@ def augment(
         if config.dihedral:
             which = _fitting(int(rng.integers(8)), square=height == width)
             pair = (turn(pair[0], which), turn(pair[1], which))
-        if rng.random() < config.zoom_share:
-            pair = _zoom(pair, float(np.exp(rng.uniform(0.0, np.log(config.zoom_max)))), rng.random(2))
+        crop = draw_crop(rng, config, height, width)
+        if crop:
+            pair = (enlarge(pair[0], crop), enlarge(pair[1], crop))
         x[row], y[row] = pair
-    return _brightened(x, draws, config), y
+    return brighten(x, draws, config), y
 
 
 def second_view(
@@ -58,7 +56,7 @@ def second_view(
     draws = [numpy_rng(seed, "students/second-view", step, row) for row in range(len(images))]
     square = images.shape[2] == images.shape[3]
     theta = torch.tensor(np.stack([_geometry(rng, config, square) for rng in draws]), dtype=torch.float32)
-    return _brightened(warp(images, theta), draws, config), theta
+    return brighten(warp(images, theta), draws, config), theta
 
 
 def warp(values: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
@@ -84,27 +82,6 @@ def _geometry(rng: np.random.Generator, config: AugmentConfig, square: bool) -> 
     return np.column_stack([size * linear, corner])
 
 
-def _brightened(x: torch.Tensor, draws: list[np.random.Generator], config: AugmentConfig) -> torch.Tensor:
-    gain, gamma = (
-        torch.tensor([np.exp(rng.uniform(-s, s)) for rng in draws], dtype=x.dtype)[:, None, None, None]
-        for s in (config.gain, config.gamma)
-    )
-    intensity = (((x + 1.0) / 2.0).clamp(0.0, 1.0) ** gamma * gain).clamp(0.0, 1.0)
-    return intensity * 2.0 - 1.0
-
-
-Pair = tuple[torch.Tensor, torch.Tensor]
-
-
 def _fitting(which: int, *, square: bool) -> int:
     """One of the turns that keep the shape, from one of all eight: of oblong tiles half turns alone do."""
     return which if square else 2 * (which % 2) + which // 4 * 4
-
-
-def _zoom(pair: Pair, factor: float, corner: np.ndarray) -> Pair:
-    height, width = pair[0].shape[1:]
-    rows, cols = max(1, round(height / factor)), max(1, round(width / factor))
-    top, left = int(corner[0] * (height - rows + 1)), int(corner[1] * (width - cols + 1))
-    both = torch.cat(pair)[None, :, top : top + rows, left : left + cols]
-    both = F.interpolate(both, (height, width), mode="bilinear", align_corners=False)[0]
-    return both[: len(pair[0])], both[len(pair[0]) :]

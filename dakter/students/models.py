@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Literal, cast
+from typing import ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ Architecture = Literal["Unet", "UnetPlusPlus", "DeepLabV3Plus", "FPN", "Segforme
 
 class StudentConfig(Config):
     """One student: its network and how it learns. The sweep chooses these; everything else is common to all."""
+
+    # Only suite science sets these so far: the sweep is to search them once measurement favours them there.
+    later: ClassVar[tuple[str, ...]] = ("final_share", "confidence_gamma", "consistency_weight")
 
     architecture: Architecture = setting("Unet", "decoder of segmentation-models-pytorch")
     encoder: str = setting("resnet18", "encoder of segmentation-models-pytorch, or tu-NAME for timm's NAME")
@@ -46,17 +49,6 @@ class StudentConfig(Config):
         if self.final_share is not None and self.final_share > self.synthetic_share:
             raise ValueError(f"final_share {self.final_share} to be at most synthetic_share {self.synthetic_share}")
         return self
-
-    def dump(self) -> dict[str, Any]:
-        """As ``Config.dump``, without the later settings that have their defaults: see ``LATER_SETTINGS``."""
-        default = {name: type(self).model_fields[name].default for name in LATER_SETTINGS}
-        return {key: value for key, value in super().dump().items() if key not in default or value != default[key]}
-
-
-# Only suite science sets these so far: the sweep is to search them once measurement favours them there.
-# Settings of a student that came when students and records had been made. They are off by default and left out of
-# what is written then, so that digests, identities and whatever is compared with them stay as they were.
-LATER_SETTINGS = ("final_share", "confidence_gamma", "consistency_weight")
 
 
 def build(student: StudentConfig, bands: int, num_classes: int) -> nn.Module:

@@ -8,11 +8,12 @@ fall during training (``final_share``); the rows of a batch stay as many.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torch import nn
 from dakter import metrics, rng
 from dakter.captured import Captured
 from dakter.config import Config, setting
+from dakter.ema import Ema
 from dakter.errors import ConfigError, DataError, Stopped
 from dakter.schema import check_images, check_labels, soft_from_stored, to_model
 from dakter.students.augment import AugmentConfig, augment, second_view
@@ -32,12 +34,20 @@ from dakter.students.streams import Order, SyntheticStream, spread
 class StudentsConfig(Config):
     """What all students share."""
 
+    later: ClassVar[tuple[str, ...]] = ("ema_decay",)
+
     steps: int = setting(2000, "training steps of every student", ge=1)
     batch_size: int = setting(32, "rows of a batch, real and generated together", ge=2)
     warmup_share: float = setting(
         0.05, "share of the steps in which the learning rate rises; a cosine to 0 follows", ge=0, lt=1
     )
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm", gt=0)
+    ema_decay: float = setting(
+        0.0,
+        "decay of the average of weights that is looked at on val and becomes the student; 0: the weights themselves",
+        ge=0,
+        lt=1,
+    )
     evaluate_every: int = setting(100, "steps between evaluations on val (and at the end)", ge=1)
     evaluate_batch: int = setting(32, "rows of a batch at evaluation", ge=1)
     precision: Literal["fp32", "bf16"] = setting("fp32", "bf16: autocast in training; evaluation is fp32")
@@ -259,6 +269,8 @@ def _train(
         return loss.detach(), nn.utils.clip_grad_norm_(model.parameters(), common.max_grad_norm)
 
     gradients = Captured(differentiate, model.parameters(), capture=kind == "cuda")
+    averaged = Ema(model, common.ema_decay) if common.ema_decay else None
+    judged = copy.deepcopy(model) if averaged else model
     for step in range(common.steps):
         if should_stop():
             raise Stopped(f"student stopped at step {step} of {common.steps}; it starts over")
@@ -271,13 +283,17 @@ def _train(
         # A step without finite gradients is skipped, as loss scalers do: a diverging trial scores low, not NaN.
         if torch.isfinite(norm):
             optimizer.step()
+            if averaged:
+                averaged.update(model, step)
         losses.append(float(loss))
         on_step(step + 1)
         if (step + 1) % common.evaluate_every == 0 or step + 1 == common.steps:
-            now = _evaluate(model, val, num_classes, common, step + 1, losses, best)
+            if averaged:
+                judged.load_state_dict({**model.state_dict(), **averaged.state()})
+            now = _evaluate(judged, val, num_classes, common, step + 1, losses, best)
             if best is None or now.val_miou > best.val_miou:
                 best = now
-                kept = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+                kept = {name: value.detach().cpu().clone() for name, value in judged.state_dict().items()}
             losses = []
             history.append(now.row())
             on_evaluate(now)

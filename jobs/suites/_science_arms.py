@@ -44,6 +44,8 @@ _OURS = {
 _WIDE = {"widths": (96, 144, 192)}
 # p(y | x) of val is at its best long before the samples are: the weights of that step, and no long wait after it.
 _KEPT = {"keep": "best", "validate_every": 350, "patience": 4}
+# And other views of the rows that ask for p(y | x): with them it goes on longer before it turns.
+_VIEWS = {**_KEPT, "label_views": {"zoom_share": 0.5, "gain": 0.15, "gamma": 0.15}}
 # What a generator could be changed in, one thing at a time and some together: tier search compares them on val.
 CANDIDATES = {
     "base": Generator(_PLAIN, True),
@@ -60,6 +62,7 @@ CANDIDATES = {
     "together": Generator(_OURS, True, {**_WIDE, "dropout": 0.1, "attention": True}, {"batch_size": 64}),
     "kept": Generator(_OURS, True, train=_KEPT),
     "kept-dropout": Generator(_OURS, True, {"dropout": 0.1}, _KEPT),
+    "kept-views": Generator(_OURS, True, train=_VIEWS),
     "kept-half-rate": Generator(_OURS, True, train={**_KEPT, "learning_rate": 5e-4}),
 }
 GENERATORS = {
@@ -69,6 +72,8 @@ GENERATORS = {
     "unlabelled": Generator(_OURS, unlabelled=True),
     "labelled-kept": Generator(_OURS, train=_KEPT),
     "unlabelled-kept": Generator(_OURS, True, train=_KEPT),
+    "labelled-views": Generator(_OURS, train=_VIEWS),
+    "unlabelled-views": Generator(_OURS, True, train=_VIEWS),
     # Parts taken away, and the sweep of b.
     "unlabelled-mse": Generator({**_OURS, "label_loss": "mse"}, unlabelled=True),
     **{f"unlabelled-b{b:g}": Generator({**_OURS, "b": b}, unlabelled=True) for b in (0.1, 0.3, 1.0)},
@@ -164,13 +169,24 @@ ABLATIONS = {
         student={"ce_weight": 0.0, "dice_weight": 0.0},
     ),
 }
+_OURS_ARMS = ("ours-labelled", "relabel", "ours")
 # Ours, with the generator at its lowest NLL on val.
 KEPT = {
     f"{name}-kept": replace(
-        arm, what=f"{arm.what}; the generator at its lowest NLL on val", generator=f"{arm.generator}-kept"
+        ARMS[name],
+        what=f"{ARMS[name].what}; the generator at its lowest NLL on val",
+        generator=f"{ARMS[name].generator}-kept",
     )
-    for name, arm in ARMS.items()
-    if name in ("ours-labelled", "relabel", "ours")
+    for name in _OURS_ARMS
+}
+# And with a generator that saw other views of labelled images.
+VIEWS = {
+    f"{name}-views": replace(
+        ARMS[name],
+        what=f"{ARMS[name].what}; the generator at its lowest NLL on val, with other views of labelled images",
+        generator=f"{ARMS[name].generator}-views",
+    )
+    for name in _OURS_ARMS
 }
 
 
@@ -189,4 +205,4 @@ SEARCHED = {
     for name, arm in (("real", ARMS["real"]),)
     for steps in (1000, 3000)
 }
-ALL_ARMS = {**ARMS, **ABLATIONS, **KEPT, **SEARCHED}
+ALL_ARMS = {**ARMS, **ABLATIONS, **KEPT, **VIEWS, **SEARCHED}

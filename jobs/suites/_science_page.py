@@ -16,9 +16,10 @@ from dakter.evaluate.scores import Scores
 from dakter.evaluate.study import BRIER, MIOU, NLL, Measure, Students, Study, block, class_iou, worth_labels
 from dakter.report import figures
 from dakter.report.svg import standalone
+from jobs.suites import _science_borders as borders
 from jobs.suites import _science_fractions as fractions
 from jobs.suites import _science_lookalikes as lookalikes
-from jobs.suites._science_arms import ABLATIONS, ALL_ARMS, KEPT, base_of
+from jobs.suites._science_arms import ABLATIONS, ALL_ARMS, KEPT, VIEWS, base_of
 from jobs.suites._science_plan import Cell, Tier, cells, data_name, generator_name
 
 Records = Mapping[str, Mapping[str, Any]]
@@ -38,6 +39,8 @@ CONTRASTS = (
     ("relabel", "real"),
     ("real-all", "real"),
     *((kept, other) for kept in KEPT for other in ("real", "selftrain", "dakter", kept.removesuffix("-kept"))),
+    *((seen, other) for seen in VIEWS for other in ("real", "selftrain", "dakter", seen.replace("-views", "-kept"))),
+    ("ours-views", "relabel-views"),
     *((name, base_of(name)) for name in ABLATIONS),
 )
 SEGMENTER = "p(y given x)"
@@ -58,7 +61,8 @@ def write_page(name: str, tier: Tier, records: Records, folder: str) -> str:
     if any(cell.kind == "student" for cell in done) and any(cell.kind == "data" for cell in done):
         page = _Page(tier, done, records)
         lines += page.arms() + page.by_sensor() + page.contrasts() + page.worth()
-        lines += page.segmenters() + page.look_alikes() + page.generators() + page.fractions() + page.images()
+        lines += page.segmenters() + page.look_alikes() + page.borders()
+        lines += page.generators() + page.fractions() + page.images()
         rows = page.forest()
         if rows:
             drawing = figures.forest("Difference in mIoU", rows, x_label="points of test mIoU")
@@ -203,7 +207,7 @@ class _Page:
             return ["## Worth in labels", "", "Open: needs students of `real` and of `real-all`.", ""]
         few, many = (self._labels(n) for n in ("real", "real-all"))
         lines = []
-        for name in ("ours", "ours-labelled", "relabel", "selftrain", "dakter", *KEPT):
+        for name in ("ours", "ours-labelled", "relabel", "selftrain", "dakter", *KEPT, *VIEWS):
             if name not in self.students:
                 continue
             arms: list[Students[Scores]] = [self.students[n] for n in (name, "real", "real-all")]
@@ -253,6 +257,13 @@ class _Page:
         if not rows:
             return []
         return ["## At matched oil recall, look-alike taken for oil", "", note, "", *_table(lookalikes.HEADER, rows)]
+
+    def borders(self) -> list[str]:
+        """What is left of the errors away from the outlines of masks."""
+        rows = borders.table(self.study, self.cells)
+        if not rows:
+            return []
+        return ["## Away from the borders of masks", "", borders.NOTE, "", *_table(borders.HEADER, rows)]
 
     def fractions(self) -> list[str]:
         """Soft labels of val images against what simulated pixels truly hold."""

@@ -9,6 +9,7 @@ import numpy as np
 from dakter.data.tiles import Split, TileCorpus, read_test
 from dakter.evaluate.packed import pack, pack_array
 from dakter.evaluate.scores import Predict, Scores, calibrated_on, score
+from jobs.suites import _science_borders as borders
 from jobs.suites import _science_lookalikes as lookalikes
 
 CHUNK = 64
@@ -25,7 +26,7 @@ def scored(predict: Predict, corpus: TileCorpus, *, reads_test: bool) -> dict[st
     """Val and test scores as JSON: packed sums an image of test for each sensor, and tables for each and pooled.
 
     The temperature is fitted on val, both sensors together. ``test`` is None where test is not to be read; it holds
-    ``look_alikes`` where the classes tell look-alikes from oil.
+    ``look_alikes`` where the classes tell look-alikes from oil, and ``borders``.
     """
     num_classes = len(corpus.manifest.class_table)
     val = corpus.read("val")
@@ -50,7 +51,12 @@ def _on_test(predict: Predict, corpus: TileCorpus, temperature: float) -> dict[s
     test, names = read_test(corpus), corpus.manifest.class_table.names
     of_test = _remembered(predict, test)
     found = _tables(of_test, corpus, test, temperature)
-    return {**found, **lookalikes.kept(of_test, test, _rows_of_sensors(corpus, test), names, CHUNK)}
+    rows = _rows_of_sensors(corpus, test)
+    return {
+        **found,
+        **lookalikes.kept(of_test, test, rows, names, CHUNK),
+        **borders.kept(of_test, test, rows, len(names), CHUNK),
+    }
 
 
 def _remembered(predict: Predict, split: Split) -> Predict:

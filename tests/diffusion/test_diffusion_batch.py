@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from diffusion_toys import toy_data
 
 from dakter.diffusion.batch import assemble, count_unlabelled, plan, turned
 from dakter.diffusion.schedule import DiffusionConfig
+from dakter.diffusion.train_config import LabelViews
 from dakter.errors import ConfigError
 from dakter.schema import IGNORE, to_model
 
@@ -70,3 +73,45 @@ def test_the_joint_model_has_no_place_for_unlabelled_images() -> None:
         count_unlabelled(DiffusionConfig(), DATA, 2, 0.9)
     assert count_unlabelled(DiffusionConfig(), DATA, 8, 0.5) == 4
     assert count_unlabelled(DiffusionConfig(), toy_data(unlabelled=False), 8, 0.5) == 0
+
+
+VIEWS = LabelViews(zoom_share=1.0, zoom_max=3.0, gain=0.3, gamma=0.3)
+
+
+def test_other_views_are_of_rows_that_ask_for_the_label_outright_and_of_no_other() -> None:
+    config = DiffusionConfig(share_equal=0.25, share_independent=0.25, share_image_clean=0.25, share_label_clean=0.25)
+    rows = [row for step in range(12) for row in _rows(step, config)]
+    plain, viewed = (assemble(rows, DATA, seed=0, step=0, label_views=views) for views in (None, VIEWS))
+    asked = [row.labelled and (row.t_x, row.t_y) == (config.clean_t, 1.0) for row in rows]
+    assert 0 < sum(asked) < len(rows)
+    for i, asks in enumerate(asked):
+        assert torch.equal(viewed.x_BCHW[i], plain.x_BCHW[i]) != asks
+        if not asks:
+            assert torch.equal(viewed.labels_BHW[i], plain.labels_BHW[i])
+    assert torch.equal(viewed.noise_x_BCHW, plain.noise_x_BCHW)
+    assert float(viewed.x_BCHW.abs().max()) <= 1
+
+
+def test_a_view_moves_image_and_label_alike_and_makes_no_new_class() -> None:
+    config = DiffusionConfig(share_equal=0, share_independent=0, share_image_clean=1, share_label_clean=0)
+    rows = [row for step in range(6) for row in _rows(step, config) if row.labelled]
+    labels = np.where(DATA.labels == 1, 1, IGNORE).astype(np.uint8)
+    data = replace(DATA, images=np.where(labels == 1, 0, 255).astype(np.uint8)[:, None], labels=labels)
+    batch = assemble(rows, data, seed=0, step=0, label_views=LabelViews(zoom_share=1.0, zoom_max=3.0))
+    assert set(batch.labels_BHW.unique().tolist()) == {1, IGNORE}
+    inside = batch.x_BCHW[:, 0].abs() == 1  # edges of enlarged images are blurred
+    assert float(inside.float().mean()) > 0.5
+    assert torch.equal((batch.x_BCHW[:, 0] < 0)[inside], (batch.labels_BHW == 1)[inside])
+    shares = {float((row == 1).float().mean()) for row in batch.labels_BHW}
+    assert len(shares) > len({float((row == 1).mean()) for row in labels})
+
+
+def test_a_view_depends_on_seed_step_and_row_alone() -> None:
+    config = DiffusionConfig(share_equal=0, share_independent=0, share_image_clean=1, share_label_clean=0)
+    rows = _rows(2, config)
+    whole = assemble(rows, DATA, seed=0, step=2, label_views=VIEWS)
+    part = assemble(rows, DATA, seed=0, step=2, label_views=VIEWS, rank=1, world=2)
+    assert torch.equal(part.x_BCHW, whole.x_BCHW[1::2])
+    assert torch.equal(part.labels_BHW, whole.labels_BHW[1::2])
+    for seed, step in ((1, 2), (0, 3)):
+        assert not torch.equal(assemble(rows, DATA, seed=seed, step=step, label_views=VIEWS).x_BCHW, whole.x_BCHW)

@@ -17,7 +17,7 @@ from dakter.errors import ConfigError, ConflictError, DataError, Stopped
 from dakter.evaluate.bootstrap import Resampling
 from dakter.evaluate.likeness import MEASURES
 from dakter.evaluate.lookalikes import NUM_BINS, probability_at
-from dakter.evaluate.packed import pack, pack_array, unpack
+from dakter.evaluate.packed import pack, pack_array, unpack, unpack_array
 from dakter.schema import SOS
 from jobs import _cli
 from jobs.benchmark import JOB, BenchmarkSettings
@@ -290,6 +290,30 @@ def test_the_page_tells_soft_labels_against_fractions(done: Path) -> None:
     assert rows["labelled-8-seed0"][:4] == [f"{value:.4f}" for value in expected]
     assert rows["labelled-8-seed0"][4:] == rows["unlabelled-8-seed0"][4:]  # of the data, not of the generator
     assert "cannot be scored so" in page
+
+
+def test_the_page_tells_errors_away_from_borders(done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done / "results", tmp_path / "results")
+    place = tmp_path / "results/science/short"
+    record = _record(tmp_path, "student-ours-fpn-seed0")
+    counts = unpack_array(record["figures"]["test"]["borders"]["simulated"])
+    confusions = unpack(record["figures"]["test"]["packed"]["simulated"]).confusions
+    np.testing.assert_array_equal(counts[:, 0], confusions)
+    assert (counts.sum(axis=(2, 3))[:, 1:] <= counts.sum(axis=(2, 3))[:, :-1]).all()
+    counts[:] = 0
+    counts[:, 0, 0], counts[:, 1:, 0, 0] = [60, 30, 10, 0, 0], 50  # of 40 wrong pixels none is further than 2 away
+    record["figures"]["test"]["borders"]["simulated"] = pack_array(counts)
+    (place / "student-ours-fpn-seed0.json").write_text(json.dumps(record))
+    before = _record(tmp_path, "student-hard-fpn-seed0")
+    del before["figures"]["test"]["borders"]
+    (place / "student-hard-fpn-seed0.json").write_text(json.dumps(before))
+    page = Path(JOB.run(_settings(tmp_path, report=True), _cli.Stop())["page"]).read_text()
+    rows = _rows(page, "Away from the borders of masks")
+    assert rows["**ours**"][:2] == ["1 x 1", "60.0 (60.0 to 60.0)"]
+    assert rows["**ours**"][2:5] == ["100.0 (100.0 to 100.0)"] * 3
+    assert rows["**ours**"][5:] == ["100.0 (100.0 to 100.0)", "50.0 (50.0 to 50.0)"]
+    assert "**p(y given x) of unlabelled**" in rows
+    assert "**hard**" not in rows
 
 
 def test_where_classes_do_not_tell_look_alikes_nothing_of_them_is_kept(done: Path) -> None:

@@ -12,7 +12,6 @@ from dakter import storage
 from dakter.config import load
 from dakter.errors import ConfigError, IntegrityError
 from dakter.students.models import (
-    LATER_SETTINGS,
     Architecture,
     StudentConfig,
     build,
@@ -30,7 +29,7 @@ def test_settings_that_came_later_are_written_only_where_they_are_on() -> None:
     """The digest of a student's settings stands in records and folders made before there were those."""
     assert StudentConfig().digest() == "9d99602dc7d5d11b3d3f7bf7f0ba7ea5f9e12f9155813d67bce99c4cd8c1b25b"
     on = {"final_share": 0.0, "confidence_gamma": 1.0, "consistency_weight": 2.0}
-    assert set(on) == set(LATER_SETTINGS)
+    assert set(on) == set(StudentConfig.later)
     before = StudentConfig(synthetic_share=0.5).dump()
     assert not set(before) & set(on)
     for name, value in on.items():

@@ -128,6 +128,22 @@ def test_later_settings_change_a_student_only_where_they_are_on() -> None:
         assert float((_weights(_of(on)) - plain).abs().max()) > 1e-3, on
 
 
+def test_averaged_weights_are_judged_and_kept_and_the_training_is_the_same() -> None:
+    seen: dict[float, list[float]] = {}
+    kept: dict[float, FitResult] = {}
+    for decay in (0.0, 0.5, 0.999):
+        common = COMMON.model_copy(update={"ema_decay": decay})
+        kept[decay] = _fit(STUDENT, common)
+        seen[decay] = [row["loss"] for row in kept[decay].history]
+    assert seen[0.0] == seen[0.5] == seen[0.999]
+    assert not torch.equal(_weights(kept[0.5]), _weights(kept[0.999]))
+    assert not torch.equal(_weights(kept[0.5]), _weights(kept[0.0]))
+    model = kept[0.5].model
+    again = predict(model, VAL.images, COMMON.evaluate_batch).argmax(1).astype(np.uint8)
+    np.testing.assert_array_equal(again, kept[0.5].best.predictions)
+    assert "ema_decay" not in StudentsConfig().dump()
+
+
 def test_a_batch_holds_a_second_view_of_its_own_images_and_marks_generated_rows() -> None:
     student = SHARED.model_copy(update={"consistency_weight": 1.0, "final_share": 0.25, "kd_weight": 0.5})
     common = COMMON.model_copy(update={"augment": AugmentConfig(gain=0.0, gamma=0.0)})
