@@ -142,6 +142,7 @@ def _on_two_cores(tier: Tier) -> Tier:
         evaluations=4,
         students=StudentsConfig(steps=500, evaluate_every=50, ema_decay=0.98),
         arms=("real", "selftrain", "relabel-views", "ours-views"),
+        generators=("unlabelled-kept",),  # what other views of labels add to it
         primary=("ours-views", "real"),
     )
 
