@@ -44,7 +44,7 @@ def run(settings: Any, stop: Stop, provenance: Callable[[], dict[str, Any]]) -> 
         ConflictError: a record was made with other settings.
         Stopped: asked to stop, or the budget is spent; finished cells and checkpoints are kept.
     """
-    tier = resolved(settings.tier, settings.science)
+    tier = _tier(settings.tier) if settings.report else resolved(settings.tier, settings.science)
     records = Records(storage.join(settings.results, "science", settings.tier), tier, provenance)
     if settings.report:
         page = write_page(settings.tier, tier, records.finished(cells(tier)), storage.join(settings.results, "science"))
@@ -115,11 +115,15 @@ def plan(settings: Any) -> Plan:
     )
 
 
-def resolved(name: str, config: ScienceConfig) -> Tier:
-    """A tier with the places of its data. Raises ConfigError for an unknown tier, or if no data is named."""
+def _tier(name: str) -> Tier:
     if name not in TIERS:
         raise ConfigError(f"tier {name!r} of suite science; expected one of {', '.join(TIERS)} (--tier headline)")
-    tier = TIERS[name]
+    return TIERS[name]
+
+
+def resolved(name: str, config: ScienceConfig) -> Tier:
+    """A tier with the places of its data. Raises ConfigError for an unknown tier, or if no data is named."""
+    tier = _tier(name)
     if tier.data.source == "simulate":
         return tier
     root, unlabelled = config.roots()

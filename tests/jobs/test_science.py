@@ -87,6 +87,14 @@ def test_records_that_are_kept_are_of_the_settings_of_now() -> None:
         assert set(records.finished(cells(tier))) == {path.stem for path in folder.glob("*.json")}
 
 
+def test_the_page_needs_records_and_no_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("DAKTER_SOS_ROOT", raising=False)
+    kept = Path(__file__).parents[2] / "results/science/scarce-cpu"
+    shutil.copytree(kept, tmp_path / "results/science/scarce-cpu")
+    page = JOB.run(_settings(tmp_path, tier="scarce-cpu", report=True), _cli.Stop())["page"]
+    assert Path(page).read_text() == kept.with_suffix(".md").read_text()
+
+
 def test_arms_of_student_settings_change_one_of_them() -> None:
     tier = TIERS["ablation"]
     ours = tier.student_of(ARMS["ours"], "Unet", "resnet18")
