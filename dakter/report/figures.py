@@ -63,12 +63,16 @@ class Interval:
     primary: bool = False
 
 
-def forest(title: str, rows: Sequence[Interval], *, x_label: str, digits: int = 1) -> Markup:
-    """Differences with their intervals about a line at zero; filled marks where the interval leaves zero out."""
-    top, step = 36.0, 30.0
+def forest(title: str, rows: Sequence[Interval], *, x_label: str, digits: int = 1, most: int = 16) -> Markup:
+    """Differences with their intervals about a line at zero; filled marks where the interval leaves zero out.
+
+    Names are cut after ``most`` characters, for which the drawing makes room.
+    """
+    top, step, left = 36.0, 30.0, 6.5 * most
+    width = WIDTH + left - 104
     bottom = top + step * len(rows)
     low, high = padded([0.0, *(r.low for r in rows), *(r.high for r in rows)], 0.04)
-    x = Scale(low, high, 104, 252)
+    x = Scale(low, high, left, left + 148)
     zero = x(0.0)
     parts = [text(0, 14, title, "title"), line(zero, top - 8, zero, bottom, "zero")]
     for at in x.ticks(4):
@@ -88,11 +92,11 @@ def forest(title: str, rows: Sequence[Interval], *, x_label: str, digits: int = 
         parts += [
             line(x(row.low), at, x(row.high), at, "whisker strong" if row.primary else "whisker"),
             marker(x(row.value), at, "diamond" if row.primary else "square", "mark" if shown else "mark open"),
-            tag("text", _short(row.name, 16), tag("title", row.name), x=0, y=at + 4, class_=f"label {weight}"),
-            text(WIDTH, at - 2, _signed(row.value, digits), f"value {weight}", "end"),
-            text(WIDTH, at + 11, f"{_signed(row.low, digits)} to {_signed(row.high, digits)}", "tick", "end"),
+            tag("text", _short(row.name, most), tag("title", row.name), x=0, y=at + 4, class_=f"label {weight}"),
+            text(width, at - 2, _signed(row.value, digits), f"value {weight}", "end"),
+            text(width, at + 11, f"{_signed(row.low, digits)} to {_signed(row.high, digits)}", "tick", "end"),
         ]
-    return drawing(WIDTH, bottom + 40, f"{title}. {'; '.join(words)}", *parts)
+    return drawing(width, bottom + 40, f"{title}. {'; '.join(words)}", *parts)
 
 
 def _signed(value: float, digits: int) -> str:

@@ -169,25 +169,18 @@ ABLATIONS = {
         student={"ce_weight": 0.0, "dice_weight": 0.0},
     ),
 }
-_OURS_ARMS = ("ours-labelled", "relabel", "ours")
-# Ours, with the generator at its lowest NLL on val.
-KEPT = {
-    f"{name}-kept": replace(
-        ARMS[name],
-        what=f"{ARMS[name].what}; the generator at its lowest NLL on val",
-        generator=f"{ARMS[name].generator}-kept",
-    )
-    for name in _OURS_ARMS
-}
-# And with a generator that saw other views of labelled images.
-VIEWS = {
-    f"{name}-views": replace(
-        ARMS[name],
-        what=f"{ARMS[name].what}; the generator at its lowest NLL on val, with other views of labelled images",
-        generator=f"{ARMS[name].generator}-views",
-    )
-    for name in _OURS_ARMS
-}
+
+
+def _ours_with(changed: str, what: str) -> dict[str, Arm]:
+    """Arms of ours with another generator, ``<its>-<changed>``."""
+    return {
+        f"{name}-{changed}": replace(arm, what=f"{arm.what}; {what}", generator=f"{arm.generator}-{changed}")
+        for name, arm in ((name, ARMS[name]) for name in ("ours-labelled", "relabel", "ours"))
+    }
+
+
+KEPT = _ours_with("kept", "the generator at its lowest NLL on val")
+VIEWS = _ours_with("views", "the generator at its lowest NLL on val, with other views of labelled images")
 
 
 def base_of(name: str) -> str:

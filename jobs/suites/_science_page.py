@@ -65,7 +65,8 @@ def write_page(name: str, tier: Tier, records: Records, folder: str) -> str:
         lines += page.generators() + page.fractions() + page.images()
         rows = page.forest()
         if rows:
-            drawing = figures.forest("Difference in mIoU", rows, x_label="points of test mIoU")
+            longest = max(len(row.name) for row in rows)
+            drawing = figures.forest("Difference in mIoU", rows, x_label="points of test mIoU", most=longest)
             storage.put(storage.join(folder, f"{name}.svg"), standalone(drawing).encode())
             lines += [f"![Differences in mIoU with 95 % intervals]({name}.svg)", ""]
     lines += _open_cells(everything, records)

@@ -67,6 +67,14 @@ def test_forest_puts_values_in_order_on_its_scale() -> None:
     assert (centre - low) / (high - low) == pytest.approx(1 / 3, abs=0.01)
 
 
+def test_forest_makes_room_for_long_names() -> None:
+    name = "ours-labelled-views − selftrain"
+    cut, whole = (figures.forest("t", [Interval(name, 2, 1, 4)], x_label="points", most=n) for n in (16, len(name)))
+    assert [drawn.count(f">{name}<") for drawn in (cut, whole)] == [1, 2]  # a title tells it all in both
+    widths = [float(ElementTree.fromstring(drawn).attrib["viewBox"].split()[2]) for drawn in (cut, whole)]
+    assert widths[1] - widths[0] == pytest.approx(6.5 * (len(name) - 16))
+
+
 def test_every_figure_is_well_formed() -> None:
     bins: dict[str, list[float]] = {
         "confidence": [0.1, math.nan, 0.9],
