@@ -20,7 +20,7 @@ BAND = 2
 NOTE = (
     "In per cent, means and 95 % intervals as above: mIoU of all pixels, and of those further than so many pixels of a "
     "tile from the nearest one of another class in the mask; then the share of the wrong pixels, and of all, that lie "
-    f"within {BAND} of one. Where masks are drawn coarsely, no model can be right there."
+    f"within {BAND} of one."
 )
 HEADER = (
     "arm",

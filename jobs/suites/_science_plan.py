@@ -102,8 +102,8 @@ _HEADLINE = Tier(
     seeds=(0, 1, 2),
     arms=tuple(ARMS),
 )
-# Ten labelled images a sensor: where labels are truly scarce, do soft labels pay? (From 50 a sensor on, more of them
-# hardly help on this set.) Weights of students are averaged, which makes their scores less a matter of luck.
+# Ten labelled images a sensor: where labels are truly scarce, do soft labels pay? Weights of students are averaged,
+# which makes their scores less a matter of luck.
 _SCARCE = replace(
     _HEADLINE,
     num_labelled=10,

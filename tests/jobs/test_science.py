@@ -250,6 +250,13 @@ def _rows(page: str, section: str) -> dict[str, list[str]]:
     return {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in lines}
 
 
+def _as_before(place: Path, key: str) -> None:
+    """Make a record one of the time before it kept ``key``."""
+    record = json.loads(place.read_text())
+    del record["figures"]["test"][key]
+    place.write_text(json.dumps(record))
+
+
 def test_the_page_compares_look_alikes_at_the_oil_recall_of_real(done: Path, tmp_path: Path) -> None:
     shutil.copytree(done / "results", tmp_path / "results")
     place = tmp_path / "results/science/short"
@@ -268,9 +275,7 @@ def test_the_page_compares_look_alikes_at_the_oil_recall_of_real(done: Path, tmp
     counts[:, 0, 200], counts[:, 1, 200] = 4, 20
     record["figures"]["test"]["look_alikes"]["simulated"] = pack_array(counts)
     (place / "student-real-fpn-seed0.json").write_text(json.dumps(record))
-    before = _record(tmp_path, "student-hard-fpn-seed0")
-    del before["figures"]["test"]["look_alikes"]
-    (place / "student-hard-fpn-seed0.json").write_text(json.dumps(before))
+    _as_before(place / "student-hard-fpn-seed0.json", "look_alikes")
     page = Path(JOB.run(_settings(tmp_path, report=True), _cli.Stop())["page"]).read_text()
     rows = _rows(page, "At matched oil recall, look-alike taken for oil")
     assert "**hard**" not in rows
@@ -315,9 +320,7 @@ def test_the_page_tells_errors_away_from_borders(done: Path, tmp_path: Path) -> 
     counts[:, 0, 0], counts[:, 1:, 0, 0] = [60, 30, 10, 0, 0], 50  # of 40 wrong pixels none is further than 2 away
     record["figures"]["test"]["borders"]["simulated"] = pack_array(counts)
     (place / "student-ours-fpn-seed0.json").write_text(json.dumps(record))
-    before = _record(tmp_path, "student-hard-fpn-seed0")
-    del before["figures"]["test"]["borders"]
-    (place / "student-hard-fpn-seed0.json").write_text(json.dumps(before))
+    _as_before(place / "student-hard-fpn-seed0.json", "borders")
     page = Path(JOB.run(_settings(tmp_path, report=True), _cli.Stop())["page"]).read_text()
     rows = _rows(page, "Away from the borders of masks")
     assert rows["**ours**"][:2] == ["1 x 1", "60.0 (60.0 to 60.0)"]
