@@ -18,7 +18,7 @@ from dakter.diffusion.loss import carries_image, carries_label
 from dakter.diffusion.schedule import DiffusionConfig, draw_levels
 from dakter.errors import ConfigError, DataError
 from dakter.schema import IGNORE, ClassTable, check_images, check_labels, to_model
-from dakter.views import ViewConfig, brighten, draw_crop, enlarge
+from dakter.views import Crop, ViewConfig, brighten, draw_crop, enlarge
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,17 @@ class Row:
     t_y: float
     on_image: bool
     on_label: bool
+    asks: bool = False
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The rows of one rank; ``num_image`` and ``num_label`` count the rows of the whole batch that carry a loss."""
+    """The rows of one rank.
+
+    ``num_image``, ``num_label`` and ``num_asked`` count the rows of the whole batch that carry an image loss, a label
+    loss, and one to what the averaged weights say. ``asked`` are the places here of the last, ``plain_ACHW`` their
+    images before another view of them was taken, and ``crops`` the parts that those views enlarge (None: the whole).
+    """
 
     x_BCHW: torch.Tensor
     labels_BHW: torch.Tensor
@@ -91,6 +97,10 @@ class Batch:
     on_label_B: torch.Tensor
     num_image: int
     num_label: int
+    num_asked: int
+    asked: tuple[int, ...]
+    plain_ACHW: torch.Tensor
+    crops: tuple[Crop | None, ...]
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on ``device``."""
@@ -118,8 +128,12 @@ def plan(
     dihedral: bool,
     seed: int,
     step: int,
+    num_asked: int = 0,
 ) -> list[Row]:
-    """Every row of the batch of ``step``: the labelled ones first, then ``num_unlabelled`` unlabelled ones."""
+    """Every row of the batch of ``step``: the labelled ones first, then ``num_unlabelled`` unlabelled ones.
+
+    The last ``num_asked`` of these ask for p(y | x) outright and carry neither an image loss nor one to a label.
+    """
     rows, num_labelled = [], batch_size - num_unlabelled
     for row in range(batch_size):
         labelled = row < num_labelled
@@ -130,9 +144,11 @@ def plan(
             index = _member(data.num_unlabelled, seed, "train/unlabelled", position)
         draws = rng.numpy_rng(seed, "train/levels", step, row)
         turn = int(draws.integers(8)) if dihedral else 0
-        t_x, t_y = draw_levels(config, draws, labelled=labelled)
-        on_image, on_label = carries_image(config, t_x, t_y, labelled), carries_label(config, t_y, labelled)
-        rows.append(Row(row, labelled, index, turn, t_x, t_y, on_image, on_label))
+        asks = row >= batch_size - num_asked
+        t_x, t_y = (config.clean_t, 1.0) if asks else draw_levels(config, draws, labelled=labelled)
+        on_image = not asks and carries_image(config, t_x, t_y, labelled)
+        on_label = carries_label(config, t_y, labelled)
+        rows.append(Row(row, labelled, index, turn, t_x, t_y, on_image, on_label, asks))
     return rows
 
 
@@ -154,7 +170,7 @@ def assemble(
 ) -> Batch:
     """The arrays of rank ``rank``'s rows (every ``world``-th), image and label turned together.
 
-    Labelled rows without an image loss, those that ask for p(y | x) outright, are seen in the views of ``label_views``.
+    Rows without an image loss, those that ask for p(y | x) outright, are seen in the views of ``label_views``.
     """
     own = rows[rank::world]
     size, blank = data.images.shape[1:], np.full(data.images.shape[2:], IGNORE, np.uint8)
@@ -166,11 +182,16 @@ def assemble(
         labels.append(turned(data.labels[row.index], row.turn) if row.labelled else blank)
     numbers = [row.row for row in own]
     x_BCHW, labels_BHW = to_model(np.stack(images)), torch.from_numpy(np.stack(labels))
+    asked = tuple(place for place, row in enumerate(own) if row.asks)
+    plain_ACHW = x_BCHW[list(asked)]
+    crops: list[Crop | None] = [None] * len(own)
     if label_views is not None and label_views.changes:
         for place, row in enumerate(own):
-            if row.labelled and not row.on_image:
+            if not row.on_image:
                 draws = rng.numpy_rng(seed, "train/views", step, row.row)
-                x_BCHW[place], labels_BHW[place] = _viewed(x_BCHW[place], labels_BHW[place], label_views, draws)
+                x_BCHW[place], labels_BHW[place], crops[place] = _viewed(
+                    x_BCHW[place], labels_BHW[place], label_views, draws
+                )
     return Batch(
         x_BCHW=x_BCHW,
         labels_BHW=labels_BHW,
@@ -182,17 +203,21 @@ def assemble(
         on_label_B=torch.tensor([float(row.on_label) for row in own]),
         num_image=max(1, sum(row.on_image for row in rows)),
         num_label=max(1, sum(row.on_label for row in rows)),
+        num_asked=max(1, sum(row.asks for row in rows)),
+        asked=asked,
+        plain_ACHW=plain_ACHW,
+        crops=tuple(crops[place] for place in asked),
     )
 
 
 def _viewed(
     image_CHW: torch.Tensor, labels_HW: torch.Tensor, config: ViewConfig, draws: np.random.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, Crop | None]:
     crop = draw_crop(draws, config, *labels_HW.shape)
     if crop:
         image_CHW = enlarge(image_CHW, crop)
         labels_HW = enlarge(labels_HW[None], crop, "nearest-exact")[0]
-    return brighten(image_CHW[None], [draws], config)[0], labels_HW
+    return brighten(image_CHW[None], [draws], config)[0], labels_HW, crop
 
 
 def count_unlabelled(config: DiffusionConfig, data: TrainingData, batch_size: int, share: float) -> int:

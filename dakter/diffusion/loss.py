@@ -12,10 +12,14 @@ from dakter.schema import IGNORE
 
 
 class Losses(NamedTuple):
-    """Sums over the rows of one rank, to be divided by row counts of the whole batch."""
+    """Sums over the rows of one rank, to be divided by row counts of the whole batch.
+
+    ``answer``: cross-entropy to what the averaged weights say; None where nobody asks them.
+    """
 
     image: torch.Tensor
     label: torch.Tensor
+    answer: torch.Tensor | None = None
 
 
 def image_target(x_BCHW: torch.Tensor, noise_BCHW: torch.Tensor, t_B: torch.Tensor, objective: str) -> torch.Tensor:
@@ -68,6 +72,11 @@ def label_loss_B(logits_BKHW: torch.Tensor, labels_BHW: torch.Tensor, kind: str)
     return (loss * known).sum((1, 2)) / known.sum((1, 2)).clamp_min(1)
 
 
+def soft_label_loss_B(logits_BKHW: torch.Tensor, soft_BKHW: torch.Tensor) -> torch.Tensor:
+    """Mean over the pixels of each row of the cross-entropy to ``soft`` in nats, float32; 0 where that is all 0."""
+    return -(soft_BKHW * logits_BKHW.float().log_softmax(1)).sum(1).mean((1, 2))
+
+
 def carries_image(config: DiffusionConfig, t_x: float, t_y: float, labelled: bool) -> bool:
     """Whether a row's image loss counts: not where the image is clean, and nothing is to be learned about it."""
     return not (labelled and config.mode == "independent" and t_x == config.clean_t and t_y == 1.0)
@@ -89,10 +98,14 @@ def losses(
     t_x_B: torch.Tensor,
     on_image_B: torch.Tensor,
     on_label_B: torch.Tensor,
+    answers_BKHW: torch.Tensor | None = None,
 ) -> Losses:
-    """Unweighted sums over rows; ``on_*_B`` are 1 where the row carries that loss and 0 elsewhere."""
+    """Unweighted sums over rows; ``on_*_B`` are 1 where the row carries that loss and 0 elsewhere.
+
+    ``answers``: see ``self_labels.answers``.
+    """
     target = image_target(x_BCHW, noise_BCHW, t_x_B, config.objective)
     weight = snr_weight(t_x_B, config.objective, config.min_snr_gamma)
     image = (image_loss_B(out_image, target) * weight * on_image_B).sum()
     label = (label_loss_B(out_logits, labels_BHW, config.label_loss) * on_label_B).sum()
-    return Losses(image, label)
+    return Losses(image, label, None if answers_BKHW is None else soft_label_loss_B(out_logits, answers_BKHW).sum())

@@ -24,10 +24,23 @@ class LabelViews(ViewConfig):
     gamma: float = setting(0.0, "exponent exp(u), u uniform in +-gamma, of the stored intensity", ge=0, le=2)
 
 
+class SelfLabels(Config):
+    """Rows of unlabelled images that learn p(y | x) from the averaged weights; off unless a share is set.
+
+    The averaged weights see the image as it is, the network another view of it, see ``label_views``; with these off it
+    has the turns and the average alone to learn from.
+    """
+
+    share: float = setting(0.0, "share of a batch's unlabelled rows that learn so, and nothing of x", ge=0, le=1)
+    weight: float = setting(1.0, "weight of the mean over such rows, beside that over labelled rows", ge=0)
+    begin: int = setting(350, "steps before it begins: until then the average knows too little", unit="steps", ge=0)
+    temperature: float = setting(1.0, "T of the targets p^(1/T), renormalised; below 1 they are surer", gt=0)
+
+
 class TrainConfig(Config):
     """How the joint model is fitted. AdamW; a warm-up to ``learning_rate``, then a cosine down to 0 at ``steps``."""
 
-    later: ClassVar[tuple[str, ...]] = ("label_views",)
+    later: ClassVar[tuple[str, ...]] = ("label_views", "self_labels")
 
     steps: int = setting(5000, "optimiser steps", unit="steps", ge=1)
     batch_size: int = setting(32, "rows of a batch, over all workers", unit="images", ge=1)
@@ -42,6 +55,7 @@ class TrainConfig(Config):
     precision: Literal["fp32", "bf16"] = setting("bf16", "number format inside the network (autocast)")
     dihedral: bool = setting(True, "turn and flip image and label together, 8 ways")
     label_views: LabelViews = LabelViews()
+    self_labels: SelfLabels = SelfLabels()
     checkpoint_every: int = setting(500, "steps between checkpoints", unit="steps", ge=1)
     log_every: int = setting(50, "steps between log records, each the mean over them", unit="steps", ge=1)
     validate_every: int | None = setting(

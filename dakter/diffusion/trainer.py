@@ -9,10 +9,10 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,11 +27,14 @@ from dakter.diffusion.loss import losses
 from dakter.diffusion.network import JointUNet, NetworkConfig
 from dakter.diffusion.pipeline import JointDiffusionPipeline
 from dakter.diffusion.schedule import DiffusionConfig, add_noise
+from dakter.diffusion.self_labels import answers, count_asked
 from dakter.diffusion.train_config import TrainConfig, learning_rate
 from dakter.diffusion.validation import Validation
 from dakter.ema import Ema
 from dakter.errors import ConfigError, DakterError
 from dakter.rng import derive_seed
+
+Loss = TypeVar("Loss", float, torch.Tensor)
 
 
 class Trainer:
@@ -59,6 +62,7 @@ class Trainer:
             device,
         )
         self.num_unlabelled = count_unlabelled(diffusion, data, train.batch_size, train.unlabelled_share)
+        self.num_asked = count_asked(train.self_labels, diffusion, self.num_unlabelled)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(train.seed, "train/weights"))
             self.unet = JointUNet.build(network, len(data.bands), len(data.class_table))
@@ -81,7 +85,8 @@ class Trainer:
         self.began, self.seconds_before = time.monotonic(), 0.0
         self.data_digest = _digest(data.images, data.labels, data.unlabelled)
         self.looks = Validation(train, diffusion, data)
-        self.sums = torch.zeros(2, dtype=torch.float64)  # image and label loss since the last record, all ranks
+        # Image and label loss, and that to the averaged weights' labels if any, since the last record, all ranks.
+        self.sums = torch.zeros(3 if self.num_asked else 2, dtype=torch.float64)
         self.window_steps, self.window_start, self.timed_steps = 0, time.monotonic(), 0
         self.waited_s = 0.0  # for batches, since the last record
         self.model: nn.Module = self.unet
@@ -162,6 +167,7 @@ class Trainer:
                 dihedral=self.train.dihedral,
                 seed=self.train.seed,
                 step=step,
+                num_asked=self.num_asked,
             )
             return assemble(
                 rows,
@@ -197,8 +203,8 @@ class Trainer:
         if self.network_config.dropout:
             torch.manual_seed(derive_seed(self.train.seed, "train/dropout", self.step, self.rank))
         own = batch.to(self.device)
-        counts = torch.tensor([own.num_image, own.num_label], dtype=torch.float32).to(self.device)
-        image, label, norm = self.gradients(
+        counts = torch.tensor([own.num_image, own.num_label, own.num_asked], dtype=torch.float32).to(self.device)
+        *found, norm = self.gradients(
             own.x_BCHW,
             own.labels_BHW,
             own.noise_x_BCHW,
@@ -208,17 +214,18 @@ class Trainer:
             own.on_image_B,
             own.on_label_B,
             counts,
+            *([self._answers(own)] if self.num_asked else []),
         )
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.train, self.step)
         if not math.isfinite(float(norm)):  # after the exchange of gradients, so every rank sees it
             raise DakterError(
-                f"step {self.step}: the gradient is not finite (image loss {float(image):g}, label loss "
-                f"{float(label):g}); lower train.learning_rate, raise train.warmup_steps or use precision fp32"
+                f"step {self.step}: the gradient is not finite (image loss {float(found[0]):g}, label loss "
+                f"{float(found[1]):g}); lower train.learning_rate, raise train.warmup_steps or use precision fp32"
             )
         self.optimizer.step()
         self.ema.update(self.unet, self.step)
-        self.sums += torch.stack([image, label]).double().cpu()
+        self.sums += torch.stack(found).double().cpu()
         self.step, self.window_steps, self.timed_steps = self.step + 1, self.window_steps + 1, self.timed_steps + 1
 
     def differentiate(
@@ -232,17 +239,17 @@ class Trainer:
         on_image_B: torch.Tensor,
         on_label_B: torch.Tensor,
         counts: torch.Tensor,
+        answers_BKHW: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, ...]:
-        """Image loss, label loss and norm of the gradient, which is left, clipped, in the weights.
+        """The losses, as many as ``sums``, and the norm of the gradient, which is left, clipped, in the weights.
 
-        ``counts``: rows of the whole batch that carry an image loss and a label loss; the rest is of a ``Batch``.
+        ``counts``: rows of the whole batch that carry an image loss, a label loss, and one to ``answers`` (of
+        ``_answers``); the rest is of a ``Batch``.
         """
         y = enter_labels(labels_BHW, len(self.data.class_table), self.data.b)
         noisy_x = add_noise(x_BCHW, noise_x_BCHW, t_x_B)
         noisy_y = add_noise(y, noise_y_BKHW, t_y_B)
-        half = self.train.precision == "bf16"
-        autocast = torch.autocast(self.device.type, torch.bfloat16) if half else contextlib.nullcontext()
-        with autocast:
+        with self._autocast():
             out = self.model(noisy_x, noisy_y, t_x_B, t_y_B)
         sums = losses(
             self.diffusion,
@@ -254,12 +261,34 @@ class Trainer:
             t_x_B=t_x_B,
             on_image_B=on_image_B,
             on_label_B=on_label_B,
+            answers_BKHW=answers_BKHW,
         )
-        image, label = sums.image / counts[0], sums.label / counts[1]
-        loss = self.diffusion.image_weight * image + self.diffusion.label_weight * label
+        found = [sums.image / counts[0], sums.label / counts[1]]
+        if sums.answer is not None:
+            found.append(sums.answer / counts[2])
+        loss = self._total(found)
         torch.autograd.backward(loss * self.world)  # DDP averages over ranks; the loss is a sum over them
         norm = nn.utils.clip_grad_norm_(self.unet.parameters(), self.train.clip_norm, foreach=True)
-        return image.detach(), label.detach(), norm
+        return *(value.detach() for value in found), norm
+
+    def _total(self, found: Sequence[Loss]) -> Loss:
+        """The loss that is minimised, of the parts in ``sums``."""
+        image, label, *answer = found
+        for value in answer:
+            label = label + self.train.self_labels.weight * value
+        return self.diffusion.image_weight * image + self.diffusion.label_weight * label
+
+    def _answers(self, batch: Batch) -> torch.Tensor:
+        """Targets of the rows that ask; all 0, which is no loss, before ``self_labels.begin``."""
+        config = self.train.self_labels
+        if self.step < config.begin:
+            return torch.zeros_like(batch.noise_y_BKHW)
+        with self._autocast():
+            return answers(self.unet, self.ema.state(), batch, config.temperature)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        half = self.train.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16) if half else contextlib.nullcontext()
 
     def any_rank(self, *flags: bool) -> list[bool]:
         """Each flag or-ed over the ranks; the same answer on all of them.
@@ -277,14 +306,13 @@ class Trainer:
         if self.step % self.train.log_every and not last:
             return None
         sums = self._over_ranks(self.sums)
-        image, label = (float(value) / self.window_steps for value in sums)
+        found = [float(value) / self.window_steps for value in sums]
         now = time.monotonic()
         seconds = max(now - self.window_start, 1e-9)
         record = {
             "step": self.step,
-            "loss": self.diffusion.image_weight * image + self.diffusion.label_weight * label,
-            "image_loss": image,
-            "label_loss": label,
+            "loss": self._total(found),
+            **dict(zip(("image_loss", "label_loss", "self_label_loss"), found, strict=False)),
             "learning_rate": learning_rate(self.train, self.step - 1),
             "samples_per_second": self.timed_steps * self.train.batch_size / seconds,
             "data_wait_share": self.waited_s / seconds,

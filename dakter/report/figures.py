@@ -12,6 +12,7 @@ from markupsafe import Markup
 from dakter.report.svg import Scale, axes, drawing, line, marker, padded, path, tag, text, tick_text
 
 WIDTH = 360.0
+CURVES_HEIGHT = 222.0
 # Points drawn of a curve: more cannot be told apart at this width.
 MAX_POINTS = 180
 
@@ -33,14 +34,24 @@ def thinned(points: Sequence[tuple[float, float]], most: int = MAX_POINTS) -> li
     return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
 
 
-def curves(title: str, series: Sequence[Curve], *, x_label: str = "step", y_scale: float = 1.0) -> Markup:
-    """Curves over steps. The y axis is logarithmic where positive values span more than a factor of 20."""
+def curves(
+    title: str,
+    series: Sequence[Curve],
+    *,
+    x_label: str = "step",
+    y_scale: float = 1.0,
+    span: Sequence[float] = (),
+) -> Markup:
+    """Curves over steps. The y axis is logarithmic where positive values span more than a factor of 20.
+
+    ``span`` holds values that the y axis must reach, so that panels side by side share one.
+    """
     lines = [Curve(c.name, [(x, y * y_scale) for x, y in thinned(c.points)], c.style) for c in series]
     lines = [c for c in lines if c.points]
     if not lines:
         return Markup("")
     xs = [x for c in lines for x, _ in c.points]
-    ys = [y for c in lines for _, y in c.points]
+    ys = [*(y for c in lines for _, y in c.points), *span]
     log = min(ys) > 0 and max(ys) / min(ys) > 20
     low, high = (min(ys) / 1.1, max(ys) * 1.1) if log else padded(ys)
     x = Scale(min(0.0, min(xs)), max(xs), 44, WIDTH - 10)
@@ -49,7 +60,7 @@ def curves(title: str, series: Sequence[Curve], *, x_label: str = "step", y_scal
     first, last = lines[0].points[0][1], lines[0].points[-1][1]
     label = f"{title}: from {first:.3g} to {last:.3g} over {max(xs):.0f} steps" if len(lines) == 1 else title
     caption = f"{title}, logarithmic" if log else title
-    return drawing(WIDTH, 222, label, axes(x, y, x_label, "", (5, 5)), text(0, 14, caption, "title"), *body)
+    return drawing(WIDTH, CURVES_HEIGHT, label, axes(x, y, x_label, "", (5, 5)), text(0, 14, caption, "title"), *body)
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class ReportInputs:
         evaluation: evaluation.json.
         latency: latency.json of the evaluation; empty if nothing was measured.
         decision: decision.json of the promotion.
-        training_history: log lines of the generator's training: step, loss, image_loss, label_loss.
+        training_history: log lines of the generator's training: step, loss and its parts.
         training_curve: looks of that training at p(y | x): step, val_nll, train_nll, val_miou; empty if it took none.
         real_gallery: stored images (N, C, H, W) uint8 or uint16 and class maps (N, H, W) uint8.
         generated_gallery: stored images (N, C, H, W) uint8 and soft labels (N, K, H, W) uint8 that sum to 255.

@@ -312,7 +312,12 @@ def speckle(inputs: ReportInputs) -> dict[str, Any] | None:
 
 def generator(inputs: ReportInputs) -> dict[str, Any]:
     """Loss curves of the joint diffusion model and what it was."""
-    wanted = (("loss", "Loss"), ("image_loss", "Image loss"), ("label_loss", "Label loss"))
+    wanted = (
+        ("loss", "Loss"),
+        ("image_loss", "Image loss"),
+        ("label_loss", "Label loss"),
+        ("self_label_loss", "Loss to labels of the average"),
+    )
     plots = []
     for key, title in wanted:
         points = [(float(h["step"]), float(h[key])) for h in inputs.training_history if h.get(key) is not None]

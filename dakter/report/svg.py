@@ -36,6 +36,19 @@ def drawing(width: float, height: float, label: str, *children: str) -> Markup:
     return tag("svg", *children, viewBox=box, role="img", aria_label=label, class_="figure")
 
 
+def side_by_side(
+    figures: Sequence[Sequence[Markup]], width: float, height: float, label: str, gap: float = 24
+) -> Markup:
+    """Rows of figures as one, each figure ``width`` by ``height``; what they show goes into ``label``."""
+    parts = [
+        tag("svg", figure, x=column * (width + gap), y=row * (height + gap), width=width, height=height)
+        for row, several in enumerate(figures)
+        for column, figure in enumerate(several)
+    ]
+    columns = max(len(several) for several in figures)
+    return drawing(columns * (width + gap) - gap, len(figures) * (height + gap) - gap, label, *parts)
+
+
 def standalone(figure: Markup) -> str:
     """A figure as a file of its own: with the namespace and, of the pages' style sheet, the rules for figures."""
     sheet = resources.files("dakter.report").joinpath("page.css").read_text("utf-8")

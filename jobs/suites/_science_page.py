@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from dakter import storage
 from dakter.evaluate.bootstrap import Interval, Resampling, holm
@@ -17,9 +18,10 @@ from dakter.evaluate.study import BRIER, MIOU, NLL, Measure, Students, Study, bl
 from dakter.report import figures
 from dakter.report.svg import standalone
 from jobs.suites import _science_borders as borders
+from jobs.suites import _science_curves as curves
 from jobs.suites import _science_fractions as fractions
 from jobs.suites import _science_lookalikes as lookalikes
-from jobs.suites._science_arms import ABLATIONS, ALL_ARMS, KEPT, VIEWS, base_of
+from jobs.suites._science_arms import ABLATIONS, ALL_ARMS, KEPT, SELF, VIEWS, base_of
 from jobs.suites._science_plan import Cell, Tier, cells, data_name, generator_name
 
 Records = Mapping[str, Mapping[str, Any]]
@@ -40,7 +42,9 @@ CONTRASTS = (
     ("real-all", "real"),
     *((kept, other) for kept in KEPT for other in ("real", "selftrain", "dakter", kept.removesuffix("-kept"))),
     *((seen, other) for seen in VIEWS for other in ("real", "selftrain", "dakter", seen.replace("-views", "-kept"))),
+    *((asks, other) for asks in SELF for other in ("real", "selftrain", "dakter", asks.replace("-self", "-views"))),
     ("ours-views", "relabel-views"),
+    ("ours-self", "relabel-self"),
     *((name, base_of(name)) for name in ABLATIONS),
 )
 SEGMENTER = "p(y given x)"
@@ -62,7 +66,12 @@ def write_page(name: str, tier: Tier, records: Records, folder: str) -> str:
         page = _Page(tier, done, records)
         lines += page.arms() + page.by_sensor() + page.contrasts() + page.worth()
         lines += page.segmenters() + page.look_alikes() + page.borders()
-        lines += page.generators() + page.fractions() + page.images()
+        lines += page.generators()
+        drawing = page.curves()
+        if drawing:
+            storage.put(storage.join(folder, f"{name}-curves.svg"), standalone(drawing).encode())
+            lines += [curves.CURVES_NOTE, "", f"![p(y given x) by step of the generator]({name}-curves.svg)", ""]
+        lines += page.fractions() + page.images()
         rows = page.forest()
         if rows:
             longest = max(len(row.name) for row in rows)
@@ -208,7 +217,7 @@ class _Page:
             return ["## Worth in labels", "", "Open: needs students of `real` and of `real-all`.", ""]
         few, many = (self._labels(n) for n in ("real", "real-all"))
         lines = []
-        for name in ("ours", "ours-labelled", "relabel", "selftrain", "dakter", *KEPT, *VIEWS):
+        for name in ("ours", "ours-labelled", "relabel", "selftrain", "dakter", *KEPT, *VIEWS, *SELF):
             if name not in self.students:
                 continue
             arms: list[Students[Scores]] = [self.students[n] for n in (name, "real", "real-all")]
@@ -287,32 +296,21 @@ class _Page:
 
     def generators(self) -> list[str]:
         """Training and images of every generator."""
-        head = ["generator", "steps", "minutes", "images/s", "last image loss", "last label loss"]
-        head += ["entropy last step", "entropy p(y given x)", "val NLL lowest (step)", "last", "kept step"]
-        rows = []
+        rows = [
+            curves.row(cell.name.removeprefix("generator-"), self.records[cell.name]["figures"])
+            for cell in self.done
+            if cell.kind == "generator"
+        ]
+        return ["## Generators", "", curves.NOTE, "", *_table(curves.HEADER, rows)] if rows else []
+
+    def curves(self) -> Markup:
+        """How p(y given x) of every kind of generator fares while it trains."""
+        found: dict[str, list[Sequence[Mapping[str, float]]]] = {}
         for cell in self.done:
-            if cell.kind != "generator":
-                continue
-            found = self.records[cell.name]["figures"]
-            entropy, last = found["soft_label_entropy_nats"], found["loss"][-1]
-            rows.append(
-                [
-                    cell.name.removeprefix("generator-"),
-                    str(found["steps"]),
-                    _fixed(found["seconds"] / 60, 1),
-                    _fixed(found["images_per_second"], 1),
-                    *(_fixed(value, 4) for value in last[1:]),
-                    _fixed(entropy["last_step"], 3),
-                    _fixed(entropy.get("readout"), 3),
-                    *_turn(found["curve"]),
-                    str(found.get("kept_step", found["steps"])),
-                ]
-            )
-        note = (
-            "Entropy of generated labels, and NLL of p(y given x) on val while training ran, in nats a pixel: where "
-            "the last is well above the lowest, the generator has begun to memorise its labels."
-        )
-        return ["## Generators", "", note, "", *_table(head, rows)] if rows else []
+            if cell.kind == "generator" and cell.generator:
+                labels = "" if cell.labels == self.tier.num_labelled else f", {cell.labels or 'all'} labels"
+                found.setdefault(f"{cell.generator}{labels}", []).append(self.records[cell.name]["figures"]["curve"])
+        return curves.drawn(found)
 
     def images(self) -> list[str]:
         """How like held-out real images those of every generator are; a generator not measured so far has dashes."""
@@ -357,14 +355,6 @@ class _Page:
         """Of a list a class, over classes, sensors and students."""
         values = [table[sensor][key] for table in self.tables[arm] for sensor in self.study.groups]
         return float(np.nanmean(np.array(values, dtype=np.float64)))
-
-
-def _turn(curve: Sequence[Mapping[str, float]]) -> list[str]:
-    """The lowest NLL on val with its step, and the last; dashes where none was looked at."""
-    if not curve:
-        return ["–", "–"]
-    best = min(curve, key=lambda row: row["val_nll"])
-    return [f"{_fixed(best['val_nll'], 3)} ({best['step']:.0f})", _fixed(curve[-1]["val_nll"], 3)]
 
 
 def _open_cells(everything: Sequence[Cell], records: Records) -> list[str]:

@@ -25,6 +25,7 @@ from jobs.suites._science_arms import (
     GENERATORS,
     KEPT,
     SEARCHED,
+    SELF,
     VIEWS,
     Arm,
     Labels,
@@ -110,8 +111,8 @@ _SCARCE = replace(
     num_generated=800,
     students=StudentsConfig(steps=2000, evaluate_every=100, precision="bf16", ema_decay=0.99),
     architectures=_HEADLINE.architectures[:1],
-    arms=("real", "hard", "dakter", "selftrain", *KEPT, *VIEWS, "real-all"),
-    primary=("ours-views", "real"),
+    arms=("real", "hard", "dakter", "selftrain", *KEPT, *VIEWS, *SELF, "real-all"),
+    primary=("ours-self", "real"),
 )
 # Five classes, masks that are exact, and the true share of every class in every pixel.
 _SIM = replace(
@@ -141,9 +142,9 @@ def _on_two_cores(tier: Tier) -> Tier:
         num_generated=800,
         evaluations=4,
         students=StudentsConfig(steps=500, evaluate_every=50, ema_decay=0.98),
-        arms=("real", "selftrain", "relabel-views", "ours-views"),
+        arms=("real", "selftrain", "relabel-views", "ours-views", *SELF),
         generators=("unlabelled-kept",),  # what other views of labels add to it
-        primary=("ours-views", "real"),
+        primary=("ours-self", "real"),
     )
 
 
@@ -159,11 +160,12 @@ TIERS = {
         reads_test=False,
     ),
     "scarce": _SCARCE,
-    "scarce-cpu": _on_two_cores(_SCARCE),
+    # Which ten images are labelled decides most, so more draws of them.
+    "scarce-cpu": replace(_on_two_cores(_SCARCE), seeds=(0, 1, 2, 3, 4, 5)),
     "ablation": replace(
         _HEADLINE,
         architectures=_HEADLINE.architectures[:1],
-        arms=("real", "dakter", "ours", "real-all", *ABLATIONS, *KEPT, *VIEWS),
+        arms=("real", "dakter", "ours", "real-all", *ABLATIONS, *KEPT, *VIEWS, *SELF),
     ),
     "sim": _SIM,
     "sim-cpu": _on_two_cores(_SIM),

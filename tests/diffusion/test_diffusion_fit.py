@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from dakter.diffusion.fit import FitResult, checkpoint_pipeline
 from dakter.diffusion.schedule import DiffusionConfig
-from dakter.diffusion.train_config import learning_rate
+from dakter.diffusion.train_config import SelfLabels, learning_rate
 from dakter.errors import ConfigError, ConflictError, DakterError, DataError, Stopped
 
 
@@ -114,7 +114,11 @@ def test_learning_rate_warms_up_and_decays() -> None:
     assert all(a > b for a, b in pairwise(rates[2:]))
 
 
-_UNEVEN = TRAIN.model_copy(update={"steps": 4, "batch_size": 5, "validate_every": 2, "keep": "best"})
+# One of the two workers has no row that asks the averaged weights.
+_ASKS = SelfLabels(share=0.5, begin=1)
+_UNEVEN = TRAIN.model_copy(
+    update={"steps": 4, "batch_size": 5, "validate_every": 2, "keep": "best", "self_labels": _ASKS}
+)
 
 
 def _curve(result: FitResult) -> torch.Tensor:
