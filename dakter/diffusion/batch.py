@@ -75,15 +75,15 @@ class Row:
     t_y: float
     on_image: bool
     on_label: bool
-    asks: bool = False
+    taught: bool = False
 
 
 @dataclass(frozen=True)
 class Batch:
     """The rows of one rank.
 
-    ``num_image``, ``num_label`` and ``num_asked`` count the rows of the whole batch that carry an image loss, a label
-    loss, and one to what the averaged weights say. ``asked`` are the places here of the last, ``plain_ACHW`` their
+    ``num_image``, ``num_label`` and ``num_taught`` count the rows of the whole batch that carry an image loss, a label
+    loss, and a consistency loss to the mean teacher. ``taught`` are the places here of the last, ``plain_TCHW`` their
     images before another view of them was taken, and ``crops`` the parts that those views enlarge (None: the whole).
     """
 
@@ -97,9 +97,9 @@ class Batch:
     on_label_B: torch.Tensor
     num_image: int
     num_label: int
-    num_asked: int
-    asked: tuple[int, ...]
-    plain_ACHW: torch.Tensor
+    num_taught: int
+    taught: tuple[int, ...]
+    plain_TCHW: torch.Tensor
     crops: tuple[Crop | None, ...]
 
     def to(self, device: torch.device) -> Batch:
@@ -128,11 +128,11 @@ def plan(
     dihedral: bool,
     seed: int,
     step: int,
-    num_asked: int = 0,
+    num_taught: int = 0,
 ) -> list[Row]:
     """Every row of the batch of ``step``: the labelled ones first, then ``num_unlabelled`` unlabelled ones.
 
-    The last ``num_asked`` of these ask for p(y | x) outright and carry neither an image loss nor one to a label.
+    The last ``num_taught`` of these ask for p(y | x) outright, for a mean teacher to answer: no image loss, no label.
     """
     rows, num_labelled = [], batch_size - num_unlabelled
     for row in range(batch_size):
@@ -144,11 +144,11 @@ def plan(
             index = _member(data.num_unlabelled, seed, "train/unlabelled", position)
         draws = rng.numpy_rng(seed, "train/levels", step, row)
         turn = int(draws.integers(8)) if dihedral else 0
-        asks = row >= batch_size - num_asked
-        t_x, t_y = (config.clean_t, 1.0) if asks else draw_levels(config, draws, labelled=labelled)
-        on_image = not asks and carries_image(config, t_x, t_y, labelled)
+        taught = row >= batch_size - num_taught
+        t_x, t_y = (config.clean_t, 1.0) if taught else draw_levels(config, draws, labelled=labelled)
+        on_image = not taught and carries_image(config, t_x, t_y, labelled)
         on_label = carries_label(config, t_y, labelled)
-        rows.append(Row(row, labelled, index, turn, t_x, t_y, on_image, on_label, asks))
+        rows.append(Row(row, labelled, index, turn, t_x, t_y, on_image, on_label, taught))
     return rows
 
 
@@ -182,8 +182,8 @@ def assemble(
         labels.append(turned(data.labels[row.index], row.turn) if row.labelled else blank)
     numbers = [row.row for row in own]
     x_BCHW, labels_BHW = to_model(np.stack(images)), torch.from_numpy(np.stack(labels))
-    asked = tuple(place for place, row in enumerate(own) if row.asks)
-    plain_ACHW = x_BCHW[list(asked)]
+    taught = tuple(place for place, row in enumerate(own) if row.taught)
+    plain_TCHW = x_BCHW[list(taught)]
     crops: list[Crop | None] = [None] * len(own)
     if label_views is not None and label_views.changes:
         for place, row in enumerate(own):
@@ -203,10 +203,10 @@ def assemble(
         on_label_B=torch.tensor([float(row.on_label) for row in own]),
         num_image=max(1, sum(row.on_image for row in rows)),
         num_label=max(1, sum(row.on_label for row in rows)),
-        num_asked=max(1, sum(row.asks for row in rows)),
-        asked=asked,
-        plain_ACHW=plain_ACHW,
-        crops=tuple(crops[place] for place in asked),
+        num_taught=max(1, sum(row.taught for row in rows)),
+        taught=taught,
+        plain_TCHW=plain_TCHW,
+        crops=tuple(crops[place] for place in taught),
     )
 
 

@@ -14,12 +14,12 @@ from dakter.schema import IGNORE
 class Losses(NamedTuple):
     """Sums over the rows of one rank, to be divided by row counts of the whole batch.
 
-    ``answer``: cross-entropy to what the averaged weights say; None where nobody asks them.
+    ``consistency``: cross-entropy to what the mean teacher says; None without one.
     """
 
     image: torch.Tensor
     label: torch.Tensor
-    answer: torch.Tensor | None = None
+    consistency: torch.Tensor | None = None
 
 
 def image_target(x_BCHW: torch.Tensor, noise_BCHW: torch.Tensor, t_B: torch.Tensor, objective: str) -> torch.Tensor:
@@ -98,14 +98,14 @@ def losses(
     t_x_B: torch.Tensor,
     on_image_B: torch.Tensor,
     on_label_B: torch.Tensor,
-    answers_BKHW: torch.Tensor | None = None,
+    teacher_BKHW: torch.Tensor | None = None,
 ) -> Losses:
     """Unweighted sums over rows; ``on_*_B`` are 1 where the row carries that loss and 0 elsewhere.
 
-    ``answers``: see ``self_labels.answers``.
+    ``teacher``: see ``teacher_probabilities``.
     """
     target = image_target(x_BCHW, noise_BCHW, t_x_B, config.objective)
     weight = snr_weight(t_x_B, config.objective, config.min_snr_gamma)
     image = (image_loss_B(out_image, target) * weight * on_image_B).sum()
     label = (label_loss_B(out_logits, labels_BHW, config.label_loss) * on_label_B).sum()
-    return Losses(image, label, None if answers_BKHW is None else soft_label_loss_B(out_logits, answers_BKHW).sum())
+    return Losses(image, label, None if teacher_BKHW is None else soft_label_loss_B(out_logits, teacher_BKHW).sum())

@@ -14,6 +14,8 @@ from dakter.views import ViewConfig
 class LabelViews(ViewConfig):
     """Other views of rows that ask for p(y | x) outright, image and label alike; off unless a strength is set.
 
+    Labelled rows, and those of ``mean_teacher``.
+
     Such a row shows the network its image clean and has no image loss, so whatever is done to it is nothing that
     samples could learn: it is augmentation that cannot leak (Karras et al. 2022, 2206.00364, appendix F.2, tell the
     network what was done for that end).
@@ -24,23 +26,28 @@ class LabelViews(ViewConfig):
     gamma: float = setting(0.0, "exponent exp(u), u uniform in +-gamma, of the stored intensity", ge=0, le=2)
 
 
-class SelfLabels(Config):
-    """Rows of unlabelled images that learn p(y | x) from the averaged weights; off unless a share is set.
+class MeanTeacher(Config):
+    """Unlabelled images that learn p(y | x) from the averaged weights; off unless a share is set.
 
-    The averaged weights see the image as it is, the network another view of it, see ``label_views``; with these off it
-    has the turns and the average alone to learn from.
+    The averaged weights see the image plain, the network sees it in a view of ``label_views``; with these off, the lag
+    of the average is all that teaches.
     """
 
     share: float = setting(0.0, "share of a batch's unlabelled rows that learn so, and nothing of x", ge=0, le=1)
     weight: float = setting(1.0, "weight of the mean over such rows, beside that over labelled rows", ge=0)
-    begin: int = setting(350, "steps before it begins: until then the average knows too little", unit="steps", ge=0)
+    start_step: int = setting(
+        350,
+        "steps before it starts: until then the average knows too little, and these rows learn x",
+        unit="steps",
+        ge=0,
+    )
     temperature: float = setting(1.0, "T of the targets p^(1/T), renormalised; below 1 they are surer", gt=0)
 
 
 class TrainConfig(Config):
     """How the joint model is fitted. AdamW; a warm-up to ``learning_rate``, then a cosine down to 0 at ``steps``."""
 
-    later: ClassVar[tuple[str, ...]] = ("label_views", "self_labels")
+    later: ClassVar[tuple[str, ...]] = ("label_views", "mean_teacher")
 
     steps: int = setting(5000, "optimiser steps", unit="steps", ge=1)
     batch_size: int = setting(32, "rows of a batch, over all workers", unit="images", ge=1)
@@ -55,7 +62,7 @@ class TrainConfig(Config):
     precision: Literal["fp32", "bf16"] = setting("bf16", "number format inside the network (autocast)")
     dihedral: bool = setting(True, "turn and flip image and label together, 8 ways")
     label_views: LabelViews = LabelViews()
-    self_labels: SelfLabels = SelfLabels()
+    mean_teacher: MeanTeacher = MeanTeacher()
     checkpoint_every: int = setting(500, "steps between checkpoints", unit="steps", ge=1)
     log_every: int = setting(50, "steps between log records, each the mean over them", unit="steps", ge=1)
     validate_every: int | None = setting(
@@ -83,6 +90,21 @@ class TrainConfig(Config):
             raise ValueError(
                 f"patience is {self.patience} with keep {self.keep}; expected keep best: training that ends early for "
                 "want of better weights has to keep the better ones"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _teaches_someone(self) -> TrainConfig:
+        teacher = self.mean_teacher
+        if teacher.share and not self.unlabelled_share:
+            raise ValueError(
+                f"mean_teacher.share is {teacher.share:g} with unlabelled_share 0; expected rows of unlabelled images "
+                "to take them from: raise unlabelled_share or set the share to 0"
+            )
+        if teacher.share and teacher.start_step >= self.steps:
+            raise ValueError(
+                f"mean_teacher.start_step is {teacher.start_step} with {self.steps} steps; expected a step before the "
+                "end: lower it or set mean_teacher.share to 0"
             )
         return self
 

@@ -24,10 +24,10 @@ from dakter.diffusion.balance import enter_labels
 from dakter.diffusion.batch import Batch, TrainingData, assemble, count_unlabelled, plan
 from dakter.diffusion.checkpoint import check_same, load_optimizer, optimizer_tensors, read_checkpoint, write_checkpoint
 from dakter.diffusion.loss import losses
+from dakter.diffusion.mean_teacher import count_taught, teacher_probabilities
 from dakter.diffusion.network import JointUNet, NetworkConfig
 from dakter.diffusion.pipeline import JointDiffusionPipeline
 from dakter.diffusion.schedule import DiffusionConfig, add_noise
-from dakter.diffusion.self_labels import answers, count_asked
 from dakter.diffusion.train_config import TrainConfig, learning_rate
 from dakter.diffusion.validation import Validation
 from dakter.ema import Ema
@@ -62,7 +62,7 @@ class Trainer:
             device,
         )
         self.num_unlabelled = count_unlabelled(diffusion, data, train.batch_size, train.unlabelled_share)
-        self.num_asked = count_asked(train.self_labels, diffusion, self.num_unlabelled)
+        self.num_taught = count_taught(train.mean_teacher, self.num_unlabelled)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(train.seed, "train/weights"))
             self.unet = JointUNet.build(network, len(data.bands), len(data.class_table))
@@ -85,8 +85,8 @@ class Trainer:
         self.began, self.seconds_before = time.monotonic(), 0.0
         self.data_digest = _digest(data.images, data.labels, data.unlabelled)
         self.looks = Validation(train, diffusion, data)
-        # Image and label loss, and that to the averaged weights' labels if any, since the last record, all ranks.
-        self.sums = torch.zeros(3 if self.num_asked else 2, dtype=torch.float64)
+        self.parts = ("image_loss", "label_loss", *(["consistency_loss"] if self.num_taught else []))
+        self.sums = torch.zeros(len(self.parts), dtype=torch.float64)  # of parts since the last record, all ranks
         self.window_steps, self.window_start, self.timed_steps = 0, time.monotonic(), 0
         self.waited_s = 0.0  # for batches, since the last record
         self.model: nn.Module = self.unet
@@ -167,7 +167,7 @@ class Trainer:
                 dihedral=self.train.dihedral,
                 seed=self.train.seed,
                 step=step,
-                num_asked=self.num_asked,
+                num_taught=self.num_taught if step >= self.train.mean_teacher.start_step else 0,
             )
             return assemble(
                 rows,
@@ -203,7 +203,7 @@ class Trainer:
         if self.network_config.dropout:
             torch.manual_seed(derive_seed(self.train.seed, "train/dropout", self.step, self.rank))
         own = batch.to(self.device)
-        counts = torch.tensor([own.num_image, own.num_label, own.num_asked], dtype=torch.float32).to(self.device)
+        counts = torch.tensor([own.num_image, own.num_label, own.num_taught], dtype=torch.float32).to(self.device)
         *found, norm = self.gradients(
             own.x_BCHW,
             own.labels_BHW,
@@ -214,7 +214,7 @@ class Trainer:
             own.on_image_B,
             own.on_label_B,
             counts,
-            *([self._answers(own)] if self.num_asked else []),
+            *([self._teacher(own)] if self.num_taught else []),
         )
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.train, self.step)
@@ -239,12 +239,12 @@ class Trainer:
         on_image_B: torch.Tensor,
         on_label_B: torch.Tensor,
         counts: torch.Tensor,
-        answers_BKHW: torch.Tensor | None = None,
+        teacher_BKHW: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, ...]:
-        """The losses, as many as ``sums``, and the norm of the gradient, which is left, clipped, in the weights.
+        """The losses of ``parts``, and the norm of the gradient, which is left, clipped, in the weights.
 
-        ``counts``: rows of the whole batch that carry an image loss, a label loss, and one to ``answers`` (of
-        ``_answers``); the rest is of a ``Batch``.
+        ``counts``: rows of the whole batch that carry each of them; ``teacher``: of ``_teacher``; the rest is of a
+        ``Batch``.
         """
         y = enter_labels(labels_BHW, len(self.data.class_table), self.data.b)
         noisy_x = add_noise(x_BCHW, noise_x_BCHW, t_x_B)
@@ -261,30 +261,27 @@ class Trainer:
             t_x_B=t_x_B,
             on_image_B=on_image_B,
             on_label_B=on_label_B,
-            answers_BKHW=answers_BKHW,
+            teacher_BKHW=teacher_BKHW,
         )
         found = [sums.image / counts[0], sums.label / counts[1]]
-        if sums.answer is not None:
-            found.append(sums.answer / counts[2])
+        if sums.consistency is not None:
+            found.append(sums.consistency / counts[2])
         loss = self._total(found)
         torch.autograd.backward(loss * self.world)  # DDP averages over ranks; the loss is a sum over them
         norm = nn.utils.clip_grad_norm_(self.unet.parameters(), self.train.clip_norm, foreach=True)
         return *(value.detach() for value in found), norm
 
     def _total(self, found: Sequence[Loss]) -> Loss:
-        """The loss that is minimised, of the parts in ``sums``."""
-        image, label, *answer = found
-        for value in answer:
-            label = label + self.train.self_labels.weight * value
+        """The loss that is minimised, of its ``parts``."""
+        image, label, *consistency = found
+        if consistency:
+            label = label + self.train.mean_teacher.weight * consistency[0]
         return self.diffusion.image_weight * image + self.diffusion.label_weight * label
 
-    def _answers(self, batch: Batch) -> torch.Tensor:
-        """Targets of the rows that ask; all 0, which is no loss, before ``self_labels.begin``."""
-        config = self.train.self_labels
-        if self.step < config.begin:
-            return torch.zeros_like(batch.noise_y_BKHW)
+    def _teacher(self, batch: Batch) -> torch.Tensor:
+        """Targets of the taught rows, 0 elsewhere."""
         with self._autocast():
-            return answers(self.unet, self.ema.state(), batch, config.temperature)
+            return teacher_probabilities(self.unet, self.ema.state(), batch, self.train.mean_teacher.temperature)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         half = self.train.precision == "bf16"
@@ -307,12 +304,13 @@ class Trainer:
             return None
         sums = self._over_ranks(self.sums)
         found = [float(value) / self.window_steps for value in sums]
+        told = self.parts if self.step > self.train.mean_teacher.start_step else self.parts[:2]
         now = time.monotonic()
         seconds = max(now - self.window_start, 1e-9)
         record = {
             "step": self.step,
             "loss": self._total(found),
-            **dict(zip(("image_loss", "label_loss", "self_label_loss"), found, strict=False)),
+            **dict(zip(told, found[: len(told)], strict=True)),
             "learning_rate": learning_rate(self.train, self.step - 1),
             "samples_per_second": self.timed_steps * self.train.batch_size / seconds,
             "data_wait_share": self.waited_s / seconds,

@@ -126,11 +126,17 @@ class Validation:
 
 
 def check_choice(train: TrainConfig, diffusion: DiffusionConfig) -> None:
-    """Raise ConfigError if looks are to choose the weights, and there are none for want of p(y | x)."""
+    """Raise ConfigError if training asks for a p(y | x), to choose weights by or to teach, that the model lacks."""
     if train.keep == "best" and diffusion.mode != "independent":
         raise ConfigError(
             f"train.keep is best with diffusion.mode {diffusion.mode}; expected mode independent, without which there "
             "is no p(y | x) to choose by: set train.keep to last and train.patience to null"
+        )
+    share = train.mean_teacher.share
+    if share and diffusion.label_loss != "ce":
+        raise ConfigError(
+            f"train.mean_teacher.share is {share:g} with diffusion.label_loss {diffusion.label_loss}; "
+            "expected label_loss ce, whose softmax is the target: set the share to 0 or the loss to ce"
         )
 
 

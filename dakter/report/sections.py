@@ -316,7 +316,7 @@ def generator(inputs: ReportInputs) -> dict[str, Any]:
         ("loss", "Loss"),
         ("image_loss", "Image loss"),
         ("label_loss", "Label loss"),
-        ("self_label_loss", "Loss to labels of the average"),
+        ("consistency_loss", "Consistency loss (mean teacher)"),
     )
     plots = []
     for key, title in wanted:

@@ -46,8 +46,8 @@ _WIDE = {"widths": (96, 144, 192)}
 _KEPT = {"keep": "best", "validate_every": 350, "patience": 4}
 # And other views of the rows that ask for p(y | x): with them it goes on longer before it turns.
 _VIEWS = {**_KEPT, "label_views": {"zoom_share": 0.5, "gain": 0.15, "gamma": 0.15}}
-# And unlabelled images whose labels its own average gives, in a quarter of the rows that they fill.
-_SELF = {**_VIEWS, "self_labels": {"share": 0.25, "begin": 350, "temperature": 1.0}}
+# And a mean teacher for a quarter of the rows of unlabelled images.
+_TAUGHT = {**_VIEWS, "mean_teacher": {"share": 0.25, "start_step": 350, "temperature": 1.0}}
 # What a generator could be changed in, one thing at a time and some together: tier search compares them on val.
 CANDIDATES = {
     "base": Generator(_PLAIN, True),
@@ -76,7 +76,7 @@ GENERATORS = {
     "unlabelled-kept": Generator(_OURS, True, train=_KEPT),
     "labelled-views": Generator(_OURS, train=_VIEWS),
     "unlabelled-views": Generator(_OURS, True, train=_VIEWS),
-    "unlabelled-self": Generator(_OURS, True, train=_SELF),
+    "unlabelled-mean-teacher": Generator(_OURS, True, train=_TAUGHT),
     # Parts taken away, and the sweep of b.
     "unlabelled-mse": Generator({**_OURS, "label_loss": "mse"}, unlabelled=True),
     **{f"unlabelled-b{b:g}": Generator({**_OURS, "b": b}, unlabelled=True) for b in (0.1, 0.3, 1.0)},
@@ -184,8 +184,12 @@ def _ours_with(changed: str, what: str, arms: tuple[str, ...] = ("ours-labelled"
 
 KEPT = _ours_with("kept", "the generator at its lowest NLL on val")
 VIEWS = _ours_with("views", "the generator at its lowest NLL on val, with other views of labelled images")
-# Without unlabelled images there is nothing that the average could label.
-SELF = _ours_with("self", "the same, and its average labels unlabelled images while it trains", ("relabel", "ours"))
+# Without unlabelled images there is nothing to teach.
+TAUGHT = _ours_with(
+    "mean-teacher",
+    "the same, and a mean teacher labels unlabelled images while it trains",
+    ("relabel", "ours"),
+)
 
 
 def base_of(name: str) -> str:
@@ -203,4 +207,4 @@ SEARCHED = {
     for name, arm in (("real", ARMS["real"]),)
     for steps in (1000, 3000)
 }
-ALL_ARMS = {**ARMS, **ABLATIONS, **KEPT, **VIEWS, **SELF, **SEARCHED}
+ALL_ARMS = {**ARMS, **ABLATIONS, **KEPT, **VIEWS, **TAUGHT, **SEARCHED}

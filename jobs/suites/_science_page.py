@@ -21,7 +21,7 @@ from jobs.suites import _science_borders as borders
 from jobs.suites import _science_curves as curves
 from jobs.suites import _science_fractions as fractions
 from jobs.suites import _science_lookalikes as lookalikes
-from jobs.suites._science_arms import ABLATIONS, ALL_ARMS, KEPT, SELF, VIEWS, base_of
+from jobs.suites._science_arms import ABLATIONS, ALL_ARMS, KEPT, TAUGHT, VIEWS, base_of
 from jobs.suites._science_plan import Cell, Tier, cells, data_name, generator_name
 
 Records = Mapping[str, Mapping[str, Any]]
@@ -42,9 +42,13 @@ CONTRASTS = (
     ("real-all", "real"),
     *((kept, other) for kept in KEPT for other in ("real", "selftrain", "dakter", kept.removesuffix("-kept"))),
     *((seen, other) for seen in VIEWS for other in ("real", "selftrain", "dakter", seen.replace("-views", "-kept"))),
-    *((asks, other) for asks in SELF for other in ("real", "selftrain", "dakter", asks.replace("-self", "-views"))),
+    *(
+        (asks, other)
+        for asks in TAUGHT
+        for other in ("real", "selftrain", "dakter", asks.replace("-mean-teacher", "-views"))
+    ),
     ("ours-views", "relabel-views"),
-    ("ours-self", "relabel-self"),
+    ("ours-mean-teacher", "relabel-mean-teacher"),
     *((name, base_of(name)) for name in ABLATIONS),
 )
 SEGMENTER = "p(y given x)"
@@ -188,9 +192,10 @@ class _Page:
     def _contrasts(self) -> list[tuple[str, str, str, Interval, bool]]:
         primary = self.tier.primary
         asked: list[tuple[tuple[str, str], str, Measure[Scores], bool]] = [(primary, "mIoU", MIOU, True)]
-        asked += [(primary, f"IoU {self.classes[1]}", class_iou(1), False)]
+        whole = list(dict.fromkeys([primary, ("ours-views", "real")]))
+        asked += [(pair, f"IoU {self.classes[1]}", class_iou(1), False) for pair in whole]
         asked += [(pair, "mIoU", MIOU, False) for pair in CONTRASTS if pair != primary]
-        proper = (primary, (primary[0], "hard"))
+        proper = (*whole, (primary[0], "hard"))
         asked += [(p, n, m, False) for n, m in (("NLL", NLL), ("Brier", BRIER)) for p in proper]
         found = []
         for (a, b), name, measure, first in asked:
@@ -217,7 +222,7 @@ class _Page:
             return ["## Worth in labels", "", "Open: needs students of `real` and of `real-all`.", ""]
         few, many = (self._labels(n) for n in ("real", "real-all"))
         lines = []
-        for name in ("ours", "ours-labelled", "relabel", "selftrain", "dakter", *KEPT, *VIEWS, *SELF):
+        for name in ("ours", "ours-labelled", "relabel", "selftrain", "dakter", *KEPT, *VIEWS, *TAUGHT):
             if name not in self.students:
                 continue
             arms: list[Students[Scores]] = [self.students[n] for n in (name, "real", "real-all")]

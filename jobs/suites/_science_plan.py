@@ -25,7 +25,7 @@ from jobs.suites._science_arms import (
     GENERATORS,
     KEPT,
     SEARCHED,
-    SELF,
+    TAUGHT,
     VIEWS,
     Arm,
     Labels,
@@ -111,8 +111,8 @@ _SCARCE = replace(
     num_generated=800,
     students=StudentsConfig(steps=2000, evaluate_every=100, precision="bf16", ema_decay=0.99),
     architectures=_HEADLINE.architectures[:1],
-    arms=("real", "hard", "dakter", "selftrain", *KEPT, *VIEWS, *SELF, "real-all"),
-    primary=("ours-self", "real"),
+    arms=("real", "hard", "dakter", "selftrain", *KEPT, *VIEWS, *TAUGHT, "real-all"),
+    primary=("ours-mean-teacher", "real"),
 )
 # Five classes, masks that are exact, and the true share of every class in every pixel.
 _SIM = replace(
@@ -142,9 +142,9 @@ def _on_two_cores(tier: Tier) -> Tier:
         num_generated=800,
         evaluations=4,
         students=StudentsConfig(steps=500, evaluate_every=50, ema_decay=0.98),
-        arms=("real", "selftrain", "relabel-views", "ours-views", *SELF),
+        arms=("real", "selftrain", "relabel-views", "ours-views", *TAUGHT),
         generators=("unlabelled-kept",),  # what other views of labels add to it
-        primary=("ours-self", "real"),
+        primary=("ours-mean-teacher", "real"),
     )
 
 
@@ -165,7 +165,7 @@ TIERS = {
     "ablation": replace(
         _HEADLINE,
         architectures=_HEADLINE.architectures[:1],
-        arms=("real", "dakter", "ours", "real-all", *ABLATIONS, *KEPT, *VIEWS, *SELF),
+        arms=("real", "dakter", "ours", "real-all", *ABLATIONS, *KEPT, *VIEWS, *TAUGHT),
     ),
     "sim": _SIM,
     "sim-cpu": _on_two_cores(_SIM),

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from dakter.diffusion.fit import FitResult, checkpoint_pipeline
 from dakter.diffusion.schedule import DiffusionConfig
-from dakter.diffusion.train_config import SelfLabels, learning_rate
+from dakter.diffusion.train_config import LabelViews, MeanTeacher, learning_rate
 from dakter.errors import ConfigError, ConflictError, DakterError, DataError, Stopped
 
 
@@ -114,11 +114,16 @@ def test_learning_rate_warms_up_and_decays() -> None:
     assert all(a > b for a, b in pairwise(rates[2:]))
 
 
-# One of the two workers has no row that asks the averaged weights.
-_ASKS = SelfLabels(share=0.5, begin=1)
+# Of 5 rows 4 are unlabelled and 3 of these taught by the mean teacher: 2 by one worker, 1 by the other.
+_TAUGHT = {"mean_teacher": MeanTeacher(share=0.75, start_step=1), "label_views": LabelViews(gain=1.0, zoom_share=1.0)}
 _UNEVEN = TRAIN.model_copy(
-    update={"steps": 4, "batch_size": 5, "validate_every": 2, "keep": "best", "self_labels": _ASKS}
+    update={"steps": 4, "batch_size": 5, "validate_every": 2, "keep": "best", "unlabelled_share": 0.8, **_TAUGHT}
 )
+
+
+def _all_losses(result: FitResult) -> torch.Tensor:
+    parts = ("step", "loss", "image_loss", "label_loss", "consistency_loss")
+    return torch.tensor([[record[part] for part in parts] for record in result.history], dtype=torch.float64)
 
 
 def _curve(result: FitResult) -> torch.Tensor:
@@ -130,8 +135,7 @@ def _train_rank(rank: int, world: int, port: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     calls: list[int] = []
     result = run_fit(_UNEVEN, on_checkpoint=lambda path, metrics: calls.append(len(list(path.iterdir()))))
-    losses = torch.tensor(_losses(result), dtype=torch.float64)
-    more = {"losses": losses, "curve": _curve(result), "calls": torch.tensor(calls)}
+    more = {"losses": _all_losses(result), "curve": _curve(result), "calls": torch.tensor(calls)}
     save_file({**_weights(result), **more}, f"{folder}/{rank}.safetensors")
     dist.destroy_process_group()
 
@@ -151,7 +155,7 @@ def test_two_workers_train_as_one_though_their_rows_are_uneven(tmp_path: Path, m
     first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
     alone = run_fit(_UNEVEN)
     assert (first.pop("calls").tolist(), second.pop("calls").tolist()) == ([5, 5], [0, 0])
-    assert torch.allclose(first.pop("losses"), torch.tensor(_losses(alone), dtype=torch.float64), rtol=1e-4)
+    assert torch.allclose(first.pop("losses"), _all_losses(alone), rtol=1e-4)
     second.pop("losses")
     curve = first.pop("curve")
     assert torch.equal(curve, second.pop("curve")), "every rank chooses by the same figures"
