@@ -44,7 +44,7 @@ def curves(
 ) -> Markup:
     """Curves over steps. The y axis is logarithmic where positive values span more than a factor of 20.
 
-    ``span`` holds values that the y axis must reach, so that panels side by side share one.
+    ``span`` holds values on the y axis, scaled, that it must reach, so that panels side by side share one.
     """
     lines = [Curve(c.name, [(x, y * y_scale) for x, y in thinned(c.points)], c.style) for c in series]
     lines = [c for c in lines if c.points]

@@ -41,7 +41,15 @@ def side_by_side(
 ) -> Markup:
     """Rows of figures as one, each figure ``width`` by ``height``; what they show goes into ``label``."""
     parts = [
-        tag("svg", figure, x=column * (width + gap), y=row * (height + gap), width=width, height=height)
+        tag(
+            "svg",
+            figure,
+            x=column * (width + gap),
+            y=row * (height + gap),
+            width=width,
+            height=height,
+            overflow="visible",
+        )
         for row, several in enumerate(figures)
         for column, figure in enumerate(several)
     ]

@@ -30,10 +30,10 @@ NOTE = (
 )
 CURVES_NOTE = (
     "p(y given x) of the averaged weights while generators train, means over seeds (other ones in each panel where "
-    "their numbers differ): where val (line) has stopped to improve and training images (dashes) go on, more steps of "
-    "the same schedule bought nothing."
+    "their numbers differ), at the steps that all of them reached: where val (line) has stopped improving and training "
+    "images (dashes) go on, more steps of the same schedule bought nothing."
 )
-_MEASURES = (("nll", "NLL, nats a pixel", 1.0), ("miou", "mIoU, %", 100.0))
+_MEASURES = (("nll", "NLL, nats", 1.0), ("miou", "mIoU, %", 100.0))
 
 
 def row(name: str, found: Mapping[str, Any]) -> list[str]:
@@ -58,7 +58,7 @@ def drawn(curves: Mapping[str, Sequence[Sequence[Mapping[str, float]]]]) -> Mark
     Args:
         curves: kind -> a curve a seed, see ``Validation.curve``.
     """
-    means = {f"{kind} ({_seeds(several)})": shared for kind, several in curves.items() if (shared := _mean(several))}
+    means = {f"{kind}, {_seeds(several)}": shared for kind, several in curves.items() if (shared := _mean(several))}
     if not means:
         return Markup("")
     rows, words = [], []
@@ -84,7 +84,8 @@ def _panel(title: str, mean: Sequence[Mapping[str, float]], key: str, factor: fl
 
 
 def _seeds(several: Sequence[Sequence[Mapping[str, float]]]) -> str:
-    return "1 seed" if len(several) == 1 else f"{len(several)} seeds"
+    count = sum(bool(curve) for curve in several)
+    return "1 seed" if count == 1 else f"{count} seeds"
 
 
 def _mean(several: Sequence[Sequence[Mapping[str, float]]]) -> list[dict[str, float]]:

@@ -240,7 +240,7 @@ def test_the_page_tells_every_arm_and_what_is_open(done: Path, tmp_path: Path) -
         "| paper-8-seed0 |" + " – |" * (len(MEASURES) + 2)
     ]
     assert "](short-curves.svg)" in page
-    assert "unlabelled (2 seeds): NLL" in (tmp_path / "results/science/short-curves.svg").read_text()
+    assert "unlabelled, 2 seeds: NLL" in (tmp_path / "results/science/short-curves.svg").read_text()
     drawing = (tmp_path / "results/science/short.svg").read_text()
     assert 'xmlns="http://www.w3.org/2000/svg"' in drawing
     assert "ours − real" in drawing

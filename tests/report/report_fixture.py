@@ -211,6 +211,7 @@ def full_inputs() -> ReportInputs:
             "step": s,
             "image_loss": 0.11 + 0.9 * math.exp(-s / 300) + 0.008 * float(n[0]),
             "label_loss": 0.05 + 1.5 * math.exp(-s / 220) + 0.004 * float(n[1]),
+            **({"consistency_loss": 0.3 + 0.1 * math.exp(-s / 900)} if s > 350 else {}),
         }
         for s, n in zip(steps, noise, strict=True)
     ]

@@ -17,7 +17,7 @@ from PIL import Image
 
 from dakter.report import figures, overview, pictures
 from dakter.report.figures import Curve, Interval
-from dakter.report.svg import Scale, tag
+from dakter.report.svg import Scale, side_by_side, tag
 from dakter.report.texture import compare_speckle
 from dakter.report.verdict import direction, signed
 from dakter.rng import numpy_rng
@@ -89,6 +89,7 @@ def test_every_figure_is_well_formed() -> None:
         figures.trials("t", trials, "a", [0.5]),
         figures.levels("t", [("sea", interval, interval)], x_label="%"),
         figures.bars("t", [("prepare", 0.0, "0.0 min")], x_label="minutes"),
+        side_by_side([[figures.bars("t", [], x_label="s")] * 2], 360, 80, "two"),
     ):
         assert "nan" not in ElementTree.tostring(ElementTree.fromstring(drawn), encoding="unicode")
 
