@@ -21,36 +21,13 @@ from jobs.suites import _science_borders as borders
 from jobs.suites import _science_curves as curves
 from jobs.suites import _science_fractions as fractions
 from jobs.suites import _science_lookalikes as lookalikes
-from jobs.suites._science_arms import ABLATIONS, ALL_ARMS, KEPT, TAUGHT, VIEWS, base_of
+from jobs.suites._science_arms import ALL_ARMS, KEPT, TAUGHT, VIEWS
+from jobs.suites._science_chosen import CHOSEN, by_val, stands_for
+from jobs.suites._science_contrasts import CONTRASTS
 from jobs.suites._science_plan import Cell, Tier, cells, data_name, generator_name
 
 Records = Mapping[str, Mapping[str, Any]]
 
-# Contrasts beside the tier's primary one; a page has those of which it has students.
-CONTRASTS = (
-    ("ours", "dakter"),
-    ("ours", "selftrain"),
-    ("ours", "relabel"),
-    ("ours-labelled", "real"),
-    ("ours-labelled", "dakter"),
-    ("dakter", "real"),
-    ("hard", "real"),
-    ("jointnet", "real"),
-    ("pseudo", "real"),
-    ("selftrain", "real"),
-    ("relabel", "real"),
-    ("real-all", "real"),
-    *((kept, other) for kept in KEPT for other in ("real", "selftrain", "dakter", kept.removesuffix("-kept"))),
-    *((seen, other) for seen in VIEWS for other in ("real", "selftrain", "dakter", seen.replace("-views", "-kept"))),
-    *(
-        (asks, other)
-        for asks in TAUGHT
-        for other in ("real", "selftrain", "dakter", asks.replace("-mean-teacher", "-views"))
-    ),
-    ("ours-views", "relabel-views"),
-    ("ours-mean-teacher", "relabel-mean-teacher"),
-    *((name, base_of(name)) for name in ABLATIONS),
-)
 SEGMENTER = "p(y given x)"
 SOFT_LABELS = {"last_step": "last step", "readout": SEGMENTER}
 
@@ -106,16 +83,21 @@ class _Page:
         self.students: dict[str, dict[int, dict[str, Any]]] = {}
         self.tables: dict[str, list[Mapping[str, Any]]] = {}
         self.cells: dict[str, list[tuple[Cell, Mapping[str, Any]]]] = {}
+        chosen = by_val(done, records)
         for cell in done:
             scored = records[cell.name]["figures"]
             if cell.kind == "student":
                 assert cell.arm
                 assert cell.architecture
-                self._take(cell.arm, cell, cell.architecture[0], scored)
+                for arm in (cell.arm, stands_for(cell, chosen)):
+                    self._take(arm, cell, cell.architecture[0], scored)
             elif cell.kind == "generator" and scored["segmenter"]:
-                self._take(f"{SEGMENTER} of {cell.generator}", cell, "segmenter", scored["segmenter"])
+                for kind in (cell.generator, stands_for(cell, chosen)):
+                    self._take(kind and f"{SEGMENTER} of {kind}", cell, "segmenter", scored["segmenter"])
 
-    def _take(self, arm: str, cell: Cell, architecture: str, scored: Mapping[str, Any]) -> None:
+    def _take(self, arm: str | None, cell: Cell, architecture: str, scored: Mapping[str, Any]) -> None:
+        if arm is None:
+            return
         packed = scored["test"]["packed"]
         found = {sensor: unpack(packed[sensor]) for sensor in packed}
         self.students.setdefault(arm, {}).setdefault(cell.seed, {})[architecture] = found
@@ -129,15 +111,15 @@ class _Page:
         rows = []
         names = [*self.tier.arms, *(name for name in self.students if name not in ALL_ARMS)]
         for name in names:
-            what = f" ({ALL_ARMS[name].what})" if name in ALL_ARMS else " (the generator itself as a segmenter)"
+            what = ALL_ARMS[name].what if name in ALL_ARMS else CHOSEN.get(name, "the generator itself as a segmenter")
             arm = self.students.get(name)
             if arm is None:
-                rows.append([f"**{name}**{what}", "open", *[""] * 6])
+                rows.append([f"**{name}** ({what})", "open", *[""] * 6])
                 continue
             seeds, architectures = block([arm])
             rows.append(
                 [
-                    f"**{name}**{what}",
+                    f"**{name}** ({what})",
                     f"{len(seeds)} x {len(architectures)}",
                     self._estimate(arm, MIOU, 100, 1, most=1.0),
                     self._estimate(arm, oil, 100, 1, most=1.0),
@@ -256,7 +238,23 @@ class _Page:
             found = self.study.difference(arm, real, MIOU, same_architectures=False)
             words = _interval(found.difference, found.low, found.high, 100, 1, "+")
             lines.append(f"- {name} − `real` (mean over its architectures): {words} points of mIoU.")
+            lines += self._kept_gain(name)
         return ["## The generator as a segmenter", "", *lines, ""] if lines else []
+
+    def _kept_gain(self, segmenter: str) -> list[str]:
+        """What students of ours keep of their generator's gain over ``real``, by means over the seeds of all three."""
+        name = segmenter.removeprefix(f"{SEGMENTER} of ").replace("unlabelled", "ours")
+        own = self.students.get(name if name != "chosen" else "ours-chosen", {})
+        real, generator = self.students["real"], self.students[segmenter]
+        seeds = set(own) & set(real) & set(generator)
+        if not seeds:
+            return []
+        cut = [{seed: arm[seed] for seed in seeds} for arm in (own, generator)]
+        gains = [self.study.difference(arm, real, MIOU, same_architectures=False).difference for arm in cut]
+        if gains[1] <= 0:
+            return []
+        share = f"{100 * gains[0] / gains[1]:.0f} %"
+        return [f"  Students of ours keep {share} of it ({100 * gains[0]:+.1f} of {100 * gains[1]:+.1f}, same seeds)."]
 
     def look_alikes(self) -> list[str]:
         """How many look-alikes are taken for oil when as much oil is found as by ``real``."""

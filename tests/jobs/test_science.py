@@ -26,8 +26,9 @@ from jobs.suites import _science_lookalikes as lookalikes
 from jobs.suites import science
 from jobs.suites._science_arms import ALL_ARMS, ARMS, GENERATORS
 from jobs.suites._science_cells import Workshop
+from jobs.suites._science_chosen import CHOICES, CHOSEN, by_val, stands_for
+from jobs.suites._science_contrasts import CONTRASTS
 from jobs.suites._science_images import equal_sets, measured
-from jobs.suites._science_page import CONTRASTS
 from jobs.suites._science_plan import TIERS, cells, select
 from jobs.suites._science_settings import ScienceConfig
 
@@ -61,10 +62,36 @@ def test_every_cell_stands_on_earlier_cells_and_its_settings_are_sound(name: str
 @pytest.mark.parametrize("name", [name for name, tier in TIERS.items() if tier.reads_test])
 def test_every_arm_of_a_tier_is_compared_with_another(name: str) -> None:
     tier = TIERS[name]
-    asked = [pair for pair in (tier.primary, *CONTRASTS) if set(pair) <= set(tier.arms)]
+    chosen = {name for name in CHOSEN if {name.replace("chosen", choice) for choice in CHOICES} <= set(tier.arms)}
+    asked = [pair for pair in (tier.primary, *CONTRASTS) if set(pair) <= set(tier.arms) | chosen]
     assert tier.primary in asked
-    assert {arm for pair in asked for arm in pair} == set(tier.arms)
+    assert {arm for pair in asked for arm in pair} == set(tier.arms) | chosen
     assert len(set(CONTRASTS)) == len(CONTRASTS)
+
+
+def test_val_chooses_the_generator_of_a_seed_and_its_students_stand_for_it() -> None:
+    tier = TIERS["scarce-cpu"]
+    nll = {("views", 0): [0.4, 0.2, 0.3], ("mean-teacher", 0): [0.25, 0.25, 0.25]}
+    nll |= {("views", 1): [0.4, 0.5], ("mean-teacher", 1): [0.45, 0.35], ("views", 2): [0.1]}
+    found = {cell.name: cell for cell in cells(tier)}
+    done = [found[f"generator-unlabelled-{choice}-10-seed{seed}"] for choice, seed in nll]
+    records = {
+        cell.name: {"figures": {"curve": [{"val_nll": value} for value in values]}}
+        for cell, values in zip(done, nll.values(), strict=True)
+    }
+    chosen = by_val([*done, found["student-real-unet-seed0"]], records)
+    assert chosen == {0: "views", 1: "mean-teacher"}, "the third seed lacks one"
+    standing = {name: stands_for(cell, chosen) for name, cell in found.items()}
+    assert {name: arm for name, arm in standing.items() if arm and name.startswith("student")} == {
+        "student-relabel-views-unet-seed0": "relabel-chosen",
+        "student-ours-views-unet-seed0": "ours-chosen",
+        "student-relabel-mean-teacher-unet-seed1": "relabel-chosen",
+        "student-ours-mean-teacher-unet-seed1": "ours-chosen",
+    }
+    assert {name for name, arm in standing.items() if arm == "chosen"} == {
+        "generator-unlabelled-views-10-seed0",
+        "generator-unlabelled-mean-teacher-10-seed1",
+    }
 
 
 def test_arms_use_what_their_generator_can_do() -> None:

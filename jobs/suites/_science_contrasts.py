@@ -1,0 +1,30 @@
+"""Which arms of suite ``science`` are compared with which. Computes nothing."""
+
+from __future__ import annotations
+
+from jobs.suites._science_arms import ABLATIONS, KEPT, TAUGHT, VIEWS, base_of
+from jobs.suites._science_chosen import CHOSEN
+
+# Contrasts beside the tier's primary one; a page has those of which it has students.
+CONTRASTS = (
+    ("ours", "dakter"),
+    ("ours", "selftrain"),
+    ("ours", "relabel"),
+    ("ours-labelled", "real"),
+    ("ours-labelled", "dakter"),
+    ("dakter", "real"),
+    ("hard", "real"),
+    ("jointnet", "real"),
+    ("pseudo", "real"),
+    ("selftrain", "real"),
+    ("relabel", "real"),
+    ("real-all", "real"),
+    *((kept, other) for kept in KEPT for other in ("real", "selftrain", "dakter", kept.removesuffix("-kept"))),
+    *((seen, other) for seen in VIEWS for other in ("real", "selftrain", "dakter", seen.replace("-views", "-kept"))),
+    *((taught, other) for taught in TAUGHT for other in ("real", taught.replace("mean-teacher", "views"))),
+    ("ours-views", "relabel-views"),
+    ("ours-mean-teacher", "relabel-mean-teacher"),
+    *((chosen, other) for chosen in CHOSEN for other in ("real", "selftrain", "dakter")),
+    ("ours-chosen", "relabel-chosen"),
+    *((name, base_of(name)) for name in ABLATIONS),
+)
