@@ -267,7 +267,7 @@ def test_the_page_tells_every_arm_and_what_is_open(done: Path, tmp_path: Path) -
         "| paper-8-seed0 |" + " – |" * (len(MEASURES) + 2)
     ]
     assert "](short-curves.svg)" in page
-    assert "unlabelled, 2 seeds: NLL" in (tmp_path / "results/science/short-curves.svg").read_text()
+    assert "unlabelled, 1 seed: NLL" in (tmp_path / "results/science/short-curves.svg").read_text()
     drawing = (tmp_path / "results/science/short.svg").read_text()
     assert 'xmlns="http://www.w3.org/2000/svg"' in drawing
     assert "ours − real" in drawing
@@ -357,6 +357,25 @@ def test_the_page_tells_errors_away_from_borders(done: Path, tmp_path: Path) -> 
     assert rows["**ours**"][5:] == ["100.0 (100.0 to 100.0)", "50.0 (50.0 to 50.0)"]
     assert "**p(y given x) of unlabelled**" in rows
     assert "**hard**" not in rows
+
+
+def test_the_page_tells_what_students_keep_of_the_gain_of_their_generator(done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done / "results", tmp_path / "results")
+    place = tmp_path / "results/science/short"
+    students = {name: _record(done, f"student-{name}-fpn-seed0")["figures"] for name in ARMS}
+
+    def miou(name: str) -> float:
+        return float(students[name]["test"]["tables"]["simulated"]["miou"])
+
+    worst, *_, middle, best = (name for _, name in sorted({miou(name): name for name in students}.items()))
+    for cell, name in (("student-real-fpn-seed0", worst), ("student-ours-fpn-seed0", middle)):
+        (place / f"{cell}.json").write_text(json.dumps({**_record(done, cell), "figures": students[name]}))
+    generator = _record(done, "generator-unlabelled-8-seed0")
+    generator["figures"]["segmenter"]["test"] = students[best]["test"]
+    (place / "generator-unlabelled-8-seed0.json").write_text(json.dumps(generator))
+    page = Path(JOB.run(_settings(tmp_path, report=True), _cli.Stop())["page"]).read_text()
+    own, whole = 100 * (miou(middle) - miou(worst)), 100 * (miou(best) - miou(worst))
+    assert f"Students of ours keep {100 * own / whole:.0f} % of it ({own:+.1f} of {whole:+.1f}, same seeds)." in page
 
 
 def test_where_classes_do_not_tell_look_alikes_nothing_of_them_is_kept(done: Path) -> None:
