@@ -187,7 +187,7 @@ VIEWS = _ours_with("views", "the generator at its lowest NLL on val, with other 
 # Without unlabelled images there is nothing to teach.
 TAUGHT = _ours_with(
     "mean-teacher",
-    "the same, and a mean teacher labels unlabelled images while it trains",
+    "the generator at its lowest NLL on val, with other views of labelled images and a mean teacher",
     ("relabel", "ours"),
 )
 
