@@ -191,11 +191,13 @@ class _Page:
         return any(set(one[seed]) & set(two[seed]) for seed in one if seed in two)
 
     def forest(self) -> list[figures.Interval]:
-        """Differences in mIoU as rows of a figure, in points."""
+        """Differences in mIoU as rows of a figure, in points: of arms, then of generators as segmenters."""
+        found = [(f"{a} − {b}", i, first) for a, b, measure, i, first in self._contrasts() if measure == "mIoU"]
+        found += [(f"{name} − real", gain, False) for name, gain in self._segmenter_gains().items()]
         return [
-            figures.Interval(f"{a} − {b}", 100 * i.difference, 100 * i.low, 100 * i.high, primary=first)
-            for a, b, measure, i, first in self._contrasts()
-            if measure == "mIoU" and not math.isnan(i.low)
+            figures.Interval(name, 100 * i.difference, 100 * i.low, 100 * i.high, primary=first)
+            for name, i, first in found
+            if not math.isnan(i.low)
         ]
 
     def worth(self) -> list[str]:
@@ -231,15 +233,20 @@ class _Page:
     def segmenters(self) -> list[str]:
         """The generators' own p(y|x) beside the students of ``real``."""
         lines = []
-        real = self.students.get("real", {})
-        for name, arm in self.students.items():
-            if not name.startswith(SEGMENTER) or not set(arm) & set(real):
-                continue
-            found = self.study.difference(arm, real, MIOU, same_architectures=False)
+        for name, found in self._segmenter_gains().items():
             words = _interval(found.difference, found.low, found.high, 100, 1, "+")
             lines.append(f"- {name} − `real` (mean over its architectures): {words} points of mIoU.")
             lines += self._kept_gain(name)
         return ["## The generator as a segmenter", "", *lines, ""] if lines else []
+
+    def _segmenter_gains(self) -> dict[str, Interval]:
+        """mIoU of every generator's p(y|x) above ``real``, the mean over its architectures."""
+        real = self.students.get("real", {})
+        return {
+            name: self.study.difference(arm, real, MIOU, same_architectures=False)
+            for name, arm in self.students.items()
+            if name.startswith(SEGMENTER) and set(arm) & set(real)
+        }
 
     def _kept_gain(self, segmenter: str) -> list[str]:
         """What students of ours keep of their generator's gain over ``real``, by means over the seeds of all three."""

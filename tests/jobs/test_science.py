@@ -271,6 +271,7 @@ def test_the_page_tells_every_arm_and_what_is_open(done: Path, tmp_path: Path) -
     drawing = (tmp_path / "results/science/short.svg").read_text()
     assert 'xmlns="http://www.w3.org/2000/svg"' in drawing
     assert "ours − real" in drawing
+    assert "p(y given x) of unlabelled − real" in drawing
 
 
 def _rows(page: str, section: str) -> dict[str, list[str]]:
