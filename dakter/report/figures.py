@@ -44,14 +44,14 @@ def curves(
 ) -> Markup:
     """Curves over steps. The y axis is logarithmic where positive values span more than a factor of 20.
 
-    ``span`` holds values on the y axis, scaled, that it must reach, so that panels side by side share one.
+    ``span`` holds values, of the unit of the points, that the y axis must reach, so that panels side by side share one.
     """
     lines = [Curve(c.name, [(x, y * y_scale) for x, y in thinned(c.points)], c.style) for c in series]
     lines = [c for c in lines if c.points]
     if not lines:
         return Markup("")
     xs = [x for c in lines for x, _ in c.points]
-    ys = [*(y for c in lines for _, y in c.points), *span]
+    ys = [*(y for c in lines for _, y in c.points), *(y * y_scale for y in span)]
     log = min(ys) > 0 and max(ys) / min(ys) > 20
     low, high = (min(ys) / 1.1, max(ys) * 1.1) if log else padded(ys)
     x = Scale(min(0.0, min(xs)), max(xs), 44, WIDTH - 10)

@@ -34,12 +34,12 @@ def by_val(cells: Sequence[Cell], records: Mapping[str, Mapping[str, Any]]) -> d
 
 
 def stands_for(cell: Cell, chosen: Mapping[int, str]) -> str | None:
-    """The arm of CHOSEN that a student's cell stands for, or ``chosen`` for a generator's; None: for none."""
+    """The arm of CHOSEN that a student's cell stands for, or what a generator's stands for; None: for none."""
     choice = _choice(cell.generator)
     if choice is None or chosen.get(cell.seed) != choice:
         return None
     if cell.kind == "generator":
-        return "chosen"
+        return f"{_GENERATOR}-chosen"
     name = f"{str(cell.arm).removesuffix(f'-{choice}')}-chosen"
     return name if name in CHOSEN else None
 

@@ -58,14 +58,13 @@ def drawn(curves: Mapping[str, Sequence[Sequence[Mapping[str, float]]]]) -> Mark
     Args:
         curves: kind -> a curve a seed, see ``Validation.curve``.
     """
-    means = {f"{kind}, {_seeds(several)}": shared for kind, several in curves.items() if (shared := _mean(several))}
+    looked = {kind: [curve for curve in several if curve] for kind, several in curves.items()}
+    means = {f"{kind}, {_seeds(len(several))}": _mean(several) for kind, several in looked.items() if several}
     if not means:
         return Markup("")
     rows, words = [], []
     for key, title, factor in _MEASURES:
-        span = [
-            factor * step[f"{split}_{key}"] for mean in means.values() for step in mean for split in ("val", "train")
-        ]
+        span = [step[f"{split}_{key}"] for mean in means.values() for step in mean for split in ("val", "train")]
         rows.append([_panel(f"{kind}: {title}", mean, key, factor, span) for kind, mean in means.items()])
         words += [
             f"{kind}, {title}: val from {factor * mean[0][f'val_{key}']:.3g} to {factor * mean[-1][f'val_{key}']:.3g}, "
@@ -77,22 +76,19 @@ def drawn(curves: Mapping[str, Sequence[Sequence[Mapping[str, float]]]]) -> Mark
 
 def _panel(title: str, mean: Sequence[Mapping[str, float]], key: str, factor: float, span: Sequence[float]) -> Markup:
     lines = [
-        figures.Curve(split, [(step["step"], factor * step[f"{split}_{key}"]) for step in mean], style)
+        figures.Curve(split, [(step["step"], step[f"{split}_{key}"]) for step in mean], style)
         for split, style in (("val", "distilled"), ("train", "control"))
     ]
-    return figures.curves(title, lines, span=span)
+    return figures.curves(title, lines, y_scale=factor, span=span)
 
 
-def _seeds(several: Sequence[Sequence[Mapping[str, float]]]) -> str:
-    count = sum(bool(curve) for curve in several)
+def _seeds(count: int) -> str:
     return "1 seed" if count == 1 else f"{count} seeds"
 
 
 def _mean(several: Sequence[Sequence[Mapping[str, float]]]) -> list[dict[str, float]]:
     """Means over seeds at the steps that all of them looked at."""
-    by_step = [{look["step"]: look for look in curve} for curve in several if curve]
-    if not by_step:
-        return []
+    by_step = [{look["step"]: look for look in curve} for curve in several]
     steps = sorted(set.intersection(*(set(curve) for curve in by_step)))
     return [
         {key: statistics.fmean(curve[step][key] for curve in by_step) for key in by_step[0][step]} for step in steps

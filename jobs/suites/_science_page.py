@@ -251,7 +251,7 @@ class _Page:
     def _kept_gain(self, segmenter: str) -> list[str]:
         """What students of ours keep of their generator's gain over ``real``, by means over the seeds of all three."""
         name = segmenter.removeprefix(f"{SEGMENTER} of ").replace("unlabelled", "ours")
-        own = self.students.get(name if name != "chosen" else "ours-chosen", {})
+        own = self.students.get(name, {})
         real, generator = self.students["real"], self.students[segmenter]
         seeds = set(own) & set(real) & set(generator)
         if not seeds:

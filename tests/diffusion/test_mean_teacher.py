@@ -101,7 +101,7 @@ def test_the_teacher_teaches_from_its_step_on() -> None:
     assert early.history[:2] == _without_time(early, late.history[:2])
     assert early.history[2]["image_loss"] != late.history[2]["image_loss"], "until then its rows learn x"
     last = early.history[-1]
-    assert 0.1 < last["consistency_loss"] < 2, "nats a pixel"
+    assert 0.3 < last["consistency_loss"] < 0.8, "nats a pixel: two classes, hardly told apart so far"
     parts = last["image_loss"] + last["label_loss"] + TAUGHT.mean_teacher.weight * last["consistency_loss"]
     assert last["loss"] == pytest.approx(parts)
 

@@ -88,7 +88,7 @@ def test_val_chooses_the_generator_of_a_seed_and_its_students_stand_for_it() -> 
         "student-relabel-mean-teacher-unet-seed1": "relabel-chosen",
         "student-ours-mean-teacher-unet-seed1": "ours-chosen",
     }
-    assert {name for name, arm in standing.items() if arm == "chosen"} == {
+    assert {name for name, arm in standing.items() if arm == "unlabelled-chosen"} == {
         "generator-unlabelled-views-10-seed0",
         "generator-unlabelled-mean-teacher-10-seed1",
     }
