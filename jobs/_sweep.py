@@ -38,7 +38,7 @@ from jobs._redone import Account, Steps, total
 from jobs._sources import Source, stream_of
 
 log = logging.getLogger("dakter.jobs.distill")
-METRIC = "best_val_miou"
+METRIC = "best_val_miou"  # of the weights that the trial would keep, so with students.keep last those of its last step
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def trial(params: dict[str, Any], work: Work) -> None:
         # Tune ends a stopped trial inside report(), so whatever is to be kept of it is written before.
         if now.step in decisive:
             work.put_preview(name, now.predictions)
-        scores = {"step": now.step, "loss": now.loss, "val_miou": now.val_miou, METRIC: now.best_val_miou}
+        scores = {"step": now.step, "loss": now.loss, "val_miou": now.val_miou, METRIC: now.kept_val_miou}
         tune.report({**scores, **account.costs()})
 
     student = search.student_config(work.sweep, params)
@@ -317,16 +317,16 @@ def train_final(final: Final) -> None:
     # The same seeds for both arms, so that neither is luckier.
     seed = derive_seed(work.common.seed, "sweep/final", final.number)
     result, account = work.fit(final.id, final.student, seed, lambda now, account: None)
-    best = result.best
-    work.put_preview(final.id, best.predictions)
+    kept = result.kept
+    work.put_preview(final.id, kept.predictions)
     record = {
         **final.facts,
         "id": final.id,
         "arm": work.arm,
         "seed": final.number,
-        "val_miou": best.val_miou,
-        "val_iou": [None if np.isnan(value) else value for value in best.val_iou],
-        "best_step": best.step,
+        "val_miou": kept.val_miou,
+        "val_iou": [None if np.isnan(value) else value for value in kept.val_iou],
+        "best_step": kept.step,
         "steps": result.steps,
         "seconds": round(result.seconds, 3),
         "epochs": result.epochs,

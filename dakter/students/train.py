@@ -1,9 +1,9 @@
 """``fit``: the one training routine of a student, in and outside the sweep, for every arm alike.
 
-Equal for all arms: steps, batch size, augmentation, learning-rate schedule, and which checkpoint is kept (the one
-with the best val mIoU of all evaluations). A batch has ``batch_size`` rows; ``synthetic_share`` of them are generated
-and the others real, so an arm without generated data sees *more* real rows in its steps, never fewer. The share may
-fall during training (``final_share``); the rows of a batch stay as many.
+Equal for all arms: steps, batch size, augmentation, learning-rate schedule, and which weights are kept (those of the
+best val mIoU of all evaluations, or the last). A batch has ``batch_size`` rows; ``synthetic_share`` of them are
+generated and the others real, so an arm without generated data sees *more* real rows in its steps, never fewer. The
+share may fall during training (``final_share``); the rows of a batch stay as many.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from dakter.students.streams import Order, SyntheticStream, spread
 class StudentsConfig(Config):
     """What all students share."""
 
-    later: ClassVar[tuple[str, ...]] = ("ema_decay",)
+    later: ClassVar[tuple[str, ...]] = ("ema_decay", "keep")
 
     steps: int = setting(2000, "training steps of every student", ge=1)
     batch_size: int = setting(32, "rows of a batch, real and generated together", ge=2)
@@ -47,6 +47,10 @@ class StudentsConfig(Config):
         "decay of the average of weights that is looked at on val and becomes the student; 0: the weights themselves",
         ge=0,
         lt=1,
+    )
+    # With few val images the best of many looks is often a lucky one long before the student has learned its labels.
+    keep: Literal["best", "last"] = setting(
+        "best", "weights that become the student: of the best val mIoU of all evaluations, or of the last step"
     )
     evaluate_every: int = setting(100, "steps between evaluations on val (and at the end)", ge=1)
     evaluate_batch: int = setting(32, "rows of a batch at evaluation", ge=1)
@@ -76,7 +80,7 @@ class Evaluation:
         loss: mean training loss since the last look.
         val_miou: mIoU over the classes present in val.
         val_iou: IoU a class; NaN for a class that val lacks.
-        best_val_miou: the best so far.
+        kept_val_miou: that of the weights that would be kept if training ended here.
         predictions: class maps of val, uint8 (N, H, W).
     """
 
@@ -84,7 +88,7 @@ class Evaluation:
     loss: float
     val_miou: float
     val_iou: tuple[float, ...]
-    best_val_miou: float
+    kept_val_miou: float
     predictions: np.ndarray = field(repr=False)
 
     def row(self) -> dict[str, float]:
@@ -94,11 +98,11 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class FitResult:
-    """The student at its best evaluation.
+    """The student with the weights that were kept.
 
     Attributes:
-        model: weights of ``best_step``, in eval mode, on the CPU.
-        best: that evaluation.
+        model: weights of ``kept.step``, in eval mode, on the CPU.
+        kept: their evaluation: the best one, or the last.
         history: rows ``{"step", "loss", "val_miou"}``.
         steps: steps trained.
         seconds: wall time.
@@ -106,7 +110,7 @@ class FitResult:
     """
 
     model: nn.Module
-    best: Evaluation
+    kept: Evaluation
     history: list[dict[str, float]]
     steps: int
     seconds: float
@@ -165,7 +169,7 @@ def fit(
         student: its network and learning settings.
         common: what all students share.
         train: real labelled pairs.
-        val: real labelled pairs that steer: the weights kept are those of the best val mIoU.
+        val: real labelled pairs that steer: where ``keep`` is best, the weights kept are those of the best val mIoU.
         synthetic: generated pairs, or None for the control.
         num_classes: K.
         seed: of weights, order, augmentation and dropout; on the CPU the same seed gives the same student.
@@ -240,8 +244,8 @@ def _train(
         model.parameters(), lr=student.learning_rate, weight_decay=student.weight_decay, fused=device != "cpu"
     )
     history: list[dict[str, float]] = []
-    best: Evaluation | None = None
-    kept: dict[str, torch.Tensor] = {}
+    kept: Evaluation | None = None
+    weights: dict[str, torch.Tensor] = {}
     losses: list[float] = []
     kind = torch.device(device).type
 
@@ -290,18 +294,18 @@ def _train(
         if (step + 1) % common.evaluate_every == 0 or step + 1 == common.steps:
             if averaged:
                 judged.load_state_dict({**model.state_dict(), **averaged.state()})
-            now = _evaluate(judged, val, num_classes, common, step + 1, losses, best)
-            if best is None or now.val_miou > best.val_miou:
-                best = now
-                kept = {name: value.detach().cpu().clone() for name, value in judged.state_dict().items()}
+            now = _evaluate(judged, val, num_classes, common, step + 1, losses, kept)
+            if kept is None or common.keep == "last" or now.val_miou > kept.val_miou:
+                kept = now
+                weights = {name: value.detach().cpu().clone() for name, value in judged.state_dict().items()}
             losses = []
             history.append(now.row())
             on_evaluate(now)
-    assert best is not None
-    model.cpu().load_state_dict(kept)
+    assert kept is not None
+    model.cpu().load_state_dict(weights)
     return FitResult(
         model.eval(),
-        best,
+        kept,
         history,
         common.steps,
         time.monotonic() - begin,
@@ -361,7 +365,7 @@ def _evaluate(
     common: StudentsConfig,
     step: int,
     losses: list[float],
-    best: Evaluation | None,
+    kept: Evaluation | None,
 ) -> Evaluation:
     predictions = predict(model, val.images, common.evaluate_batch).argmax(1).astype(np.uint8)
     confusion = metrics.confusion_matrix(val.labels, predictions, num_classes)
@@ -372,6 +376,6 @@ def _evaluate(
         float(loss),
         score,
         tuple(metrics.iou(confusion).tolist()),
-        max(score, best.val_miou) if best else score,
+        max(score, kept.val_miou) if kept and common.keep == "best" else score,
         predictions,
     )

@@ -100,6 +100,7 @@ class Arm:
         num_labelled: real labels a sensor; "tier" as the tier says, None every one there is.
         student: student settings of its own.
         steps: training steps of its own; None: those of the tier.
+        shared: settings of its own of what all students of a tier share.
     """
 
     what: str
@@ -110,6 +111,7 @@ class Arm:
     num_labelled: int | Literal["tier"] | None = "tier"
     student: dict[str, Any] = field(default_factory=dict)
     steps: int | None = None
+    shared: dict[str, Any] = field(default_factory=dict)
 
     @property
     def needs_teacher(self) -> bool:
@@ -192,6 +194,27 @@ TAUGHT = _ours_with(
 )
 
 
+def _with_last(name: str) -> Arm:
+    """An arm whose students are those of the last step; where it has real unlabelled images, more of them.
+
+    There soft labels then have all rows of a batch but one, so that the few real pairs are not seen so often that they
+    are learned by heart. Generated pairs alone keep their share: that of the paper.
+    """
+    arm = ALL_BUT_LAST[name]
+    shared = {"keep": "last"}
+    if not arm.real_unlabelled:
+        return replace(arm, what=f"{arm.what}; weights of the last step", shared=shared)
+    what = f"{arm.what}; weights of the last step, one real labelled row a batch"
+    return replace(arm, what=what, shared=shared, share=0.99)
+
+
+ALL_BUT_LAST = {**ARMS, **KEPT, **VIEWS, **TAUGHT}
+LAST = {
+    f"{name}-last": _with_last(name)
+    for name in ("real", "hard", "dakter", "selftrain", "relabel-views", "ours-views", *TAUGHT)
+}
+
+
 def base_of(name: str) -> str:
     """The arm that one of ABLATIONS is to be compared with: real with the same labels, or the arm that it changes."""
     arm = ALL_ARMS[name]
@@ -207,4 +230,4 @@ SEARCHED = {
     for name, arm in (("real", ARMS["real"]),)
     for steps in (1000, 3000)
 }
-ALL_ARMS = {**ARMS, **ABLATIONS, **KEPT, **VIEWS, **TAUGHT, **SEARCHED}
+ALL_ARMS = {**ALL_BUT_LAST, **ABLATIONS, **LAST, **SEARCHED}

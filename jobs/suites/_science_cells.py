@@ -259,7 +259,7 @@ class Workshop:
         return str(self.folder / "students" / student_name(arm_name, architecture[0], seed))
 
     def student(self, arm_name: str, architecture: tuple[str, str], seed: int) -> torch.nn.Module:
-        """The student at its best val score; trained where it is not there."""
+        """The student of an arm; trained where it is not there."""
         place = self._student_place(arm_name, architecture, seed)
         own = self._identity(student_cell(self.tier, arm_name, architecture, seed))
         if read_record(place) is None:
@@ -283,8 +283,8 @@ class Workshop:
             )
             record = {
                 "identity": own,
-                "val_miou": result.best.val_miou,
-                "best_step": result.best.step,
+                "val_miou": result.kept.val_miou,
+                "best_step": result.kept.step,
                 "history": [[row["step"], row["loss"], row["val_miou"]] for row in result.history],
                 "train_seconds": result.seconds,
                 "epochs_of_real": result.epochs,
@@ -354,7 +354,7 @@ def identity(tier: Tier, cell: Cell) -> dict[str, Any]:
         assert cell.arm
         assert cell.architecture
         arm = ALL_ARMS[cell.arm]
-        found["arm"] = {key: value for key, value in vars(arm).items() if key != "what"}
+        found["arm"] = {key: value for key, value in vars(arm).items() if key != "what" and (key != "shared" or value)}
         found["student"] = tier.student_of(arm, *cell.architecture).dump()
         found["students"] = tier.students_of(arm).dump()
     return {**found, "digest": digest_json(found)}

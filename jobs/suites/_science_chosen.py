@@ -13,8 +13,9 @@ from jobs.suites._science_plan import Cell
 # Suffixes of arms and generators that differ in the generator's training alone.
 CHOICES = ("views", "mean-teacher")
 CHOSEN = {
-    f"{name}-chosen": " and ".join(f"{name}-{choice}" for choice in CHOICES)
+    f"{name}-chosen{kept}": " and ".join(f"{name}-{choice}{kept}" for choice in CHOICES)
     + ", whichever has the generator of the lower NLL on val"
+    for kept in ("", "-last")
     for name in ("ours", "relabel")
 }
 _GENERATOR = "unlabelled"
@@ -40,7 +41,7 @@ def stands_for(cell: Cell, chosen: Mapping[int, str]) -> str | None:
         return None
     if cell.kind == "generator":
         return f"{_GENERATOR}-chosen"
-    name = f"{str(cell.arm).removesuffix(f'-{choice}')}-chosen"
+    name = str(cell.arm).replace(f"-{choice}", "-chosen")
     return name if name in CHOSEN else None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobs.suites._science_arms import ABLATIONS, KEPT, TAUGHT, VIEWS, base_of
+from jobs.suites._science_arms import ABLATIONS, KEPT, LAST, TAUGHT, VIEWS, base_of
 from jobs.suites._science_chosen import CHOSEN
 
 # Contrasts beside the tier's primary one; a page has those of which it has students.
@@ -24,7 +24,11 @@ CONTRASTS = (
     *((taught, other) for taught in TAUGHT for other in ("real", taught.replace("mean-teacher", "views"))),
     ("ours-views", "relabel-views"),
     ("ours-mean-teacher", "relabel-mean-teacher"),
-    *((chosen, other) for chosen in CHOSEN for other in ("real", "selftrain", "dakter")),
+    *((a, b) for a in CHOSEN for b in ("real", "selftrain", "dakter")),
+    *((a, f"{b}-last") for a in CHOSEN if a.endswith("-last") for b in ("real", "selftrain", "dakter", "hard")),
+    *((f"{name}-last", "real-last") for name in ("selftrain", "dakter", "hard")),
     ("ours-chosen", "relabel-chosen"),
+    ("ours-chosen-last", "relabel-chosen-last"),
+    *((name, name.removesuffix("-last")) for name in (*LAST, "ours-chosen-last", "relabel-chosen-last")),
     *((name, base_of(name)) for name in ABLATIONS),
 )

@@ -174,10 +174,10 @@ class _Page:
     def _contrasts(self) -> list[tuple[str, str, str, Interval, bool]]:
         primary = self.tier.primary
         asked: list[tuple[tuple[str, str], str, Measure[Scores], bool]] = [(primary, "mIoU", MIOU, True)]
-        whole = list(dict.fromkeys([primary, ("ours-views", "real")]))
+        whole = list(dict.fromkeys([primary, ("ours-chosen", "real"), ("ours-views", "real")]))
         asked += [(pair, f"IoU {self.classes[1]}", class_iou(1), False) for pair in whole]
         asked += [(pair, "mIoU", MIOU, False) for pair in CONTRASTS if pair != primary]
-        proper = (*whole, (primary[0], "hard"))
+        proper = (*whole, (primary[0], "hard"), (primary[0], "hard-last"))
         asked += [(p, n, m, False) for n, m in (("NLL", NLL), ("Brier", BRIER)) for p in proper]
         found = []
         for (a, b), name, measure, first in asked:

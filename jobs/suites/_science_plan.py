@@ -24,6 +24,7 @@ from jobs.suites._science_arms import (
     CANDIDATES,
     GENERATORS,
     KEPT,
+    LAST,
     SEARCHED,
     TAUGHT,
     VIEWS,
@@ -71,7 +72,7 @@ class Tier:
         return _changed(self.train, own if GENERATORS[kind].unlabelled else {**own, "unlabelled_share": 0.0})
 
     def students_of(self, arm: Arm) -> StudentsConfig:
-        return _changed(self.students, {"steps": arm.steps or self.students.steps})
+        return _changed(self.students, {"steps": arm.steps or self.students.steps, **arm.shared})
 
     def student_of(self, arm: Arm, architecture: str, encoder: str) -> StudentConfig:
         share = arm.share if arm.mixes else 0.0
@@ -148,6 +149,8 @@ def _on_two_cores(tier: Tier) -> Tier:
     )
 
 
+_SCARCE_CPU = _on_two_cores(_SCARCE)
+
 TIERS = {
     "headline": _HEADLINE,
     # Settings of generators, compared on val with a label subset that no other tier has.
@@ -161,7 +164,12 @@ TIERS = {
     ),
     "scarce": _SCARCE,
     # Which ten images are labelled decides most, so more draws of them.
-    "scarce-cpu": replace(_on_two_cores(_SCARCE), seeds=(0, 1, 2, 3, 4)),
+    "scarce-cpu": replace(
+        _SCARCE_CPU,
+        seeds=(0, 1, 2, 3, 4),
+        arms=(*_SCARCE_CPU.arms, "hard", "dakter", *LAST),
+        primary=("ours-chosen-last", "real-last"),
+    ),
     "ablation": replace(
         _HEADLINE,
         architectures=_HEADLINE.architectures[:1],

@@ -214,4 +214,4 @@ def _student(images: np.ndarray, p: np.ndarray, val: LabelledArrays, steps: int,
     )
     given = predict(result.model, val.images)
     likelihood = np.take_along_axis(given, val.labels[:, None].astype(np.int64), axis=1)
-    return float(-np.log(np.maximum(likelihood, 1e-12)).mean()), result.best.val_miou
+    return float(-np.log(np.maximum(likelihood, 1e-12)).mean()), result.kept.val_miou

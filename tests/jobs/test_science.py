@@ -19,12 +19,13 @@ from dakter.evaluate.likeness import MEASURES
 from dakter.evaluate.lookalikes import NUM_BINS, probability_at
 from dakter.evaluate.packed import pack, pack_array, unpack, unpack_array
 from dakter.schema import SOS
+from dakter.students.train import rows_of_batch
 from jobs import _cli
 from jobs.benchmark import JOB, BenchmarkSettings
 from jobs.suites import _science_fractions as fractions
 from jobs.suites import _science_lookalikes as lookalikes
 from jobs.suites import science
-from jobs.suites._science_arms import ALL_ARMS, ARMS, GENERATORS
+from jobs.suites._science_arms import ALL_ARMS, ARMS, GENERATORS, LAST
 from jobs.suites._science_cells import Workshop
 from jobs.suites._science_chosen import CHOICES, CHOSEN, by_val, stands_for
 from jobs.suites._science_contrasts import CONTRASTS
@@ -87,6 +88,10 @@ def test_val_chooses_the_generator_of_a_seed_and_its_students_stand_for_it() -> 
         "student-ours-views-unet-seed0": "ours-chosen",
         "student-relabel-mean-teacher-unet-seed1": "relabel-chosen",
         "student-ours-mean-teacher-unet-seed1": "ours-chosen",
+        "student-relabel-views-last-unet-seed0": "relabel-chosen-last",
+        "student-ours-views-last-unet-seed0": "ours-chosen-last",
+        "student-relabel-mean-teacher-last-unet-seed1": "relabel-chosen-last",
+        "student-ours-mean-teacher-last-unet-seed1": "ours-chosen-last",
     }
     assert {name for name, arm in standing.items() if arm == "unlabelled-chosen"} == {
         "generator-unlabelled-views-10-seed0",
@@ -136,6 +141,18 @@ def test_arms_of_student_settings_change_one_of_them() -> None:
         changed = tier.student_of(arm, "Unet", "resnet18")
         assert {k for k in type(ours).model_fields if getattr(changed, k) != getattr(ours, k)} == {key}
         assert changed.dump() == {**ours.dump(), key: getattr(changed, key)}
+
+
+def test_students_of_the_last_step_differ_in_that_and_in_rows_of_real_pairs_alone() -> None:
+    tier = TIERS["scarce-cpu"]
+    for name, last in LAST.items():
+        arm = ALL_ARMS[name.removesuffix("-last")]
+        assert replace(last, what=arm.what, shared={}, share=arm.share) == arm
+        assert tier.students_of(last) == tier.students_of(arm).model_copy(update={"keep": "last"})
+        student = tier.student_of(last, "Unet", "resnet18")
+        real, soft = rows_of_batch(student, tier.students_of(last), last.mixes)
+        expected = {"real-last": (32, 0), "hard-last": (8, 24), "dakter-last": (8, 24)}
+        assert (real, soft) == expected.get(name, (1, 31))
 
 
 def test_cells_are_chosen_with_what_they_need() -> None:

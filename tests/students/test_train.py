@@ -56,11 +56,35 @@ def test_it_learns_and_keeps_the_best_evaluation() -> None:
     result = _fit(common=COMMON.model_copy(update={"steps": 24}), on_evaluate=seen.append)
     assert [now.step for now in seen] == [4, 8, 12, 16, 20, 24]
     assert result.history == [now.row() for now in seen]
-    assert result.best.val_miou == max(now.val_miou for now in seen) == seen[-1].best_val_miou
-    assert result.best.val_miou > 0.8, result.history
+    assert result.kept.val_miou == max(now.val_miou for now in seen) == seen[-1].kept_val_miou
+    assert result.kept.val_miou > 0.8, result.history
     predicted = predict(result.model, VAL.images).argmax(1)
-    assert metrics.miou(metrics.confusion_matrix(VAL.labels, predicted, 2)) == result.best.val_miou
+    assert metrics.miou(metrics.confusion_matrix(VAL.labels, predicted, 2)) == result.kept.val_miou
     assert result.epochs == 24 * 8 / 16
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_the_last_weights_are_kept_where_asked_whatever_val_says(decay: float) -> None:
+    # Val whose labels are the wrong way round: the more is learned, the lower it scores.
+    wrong = LabelledArrays(VAL.images, 1 - VAL.labels)
+    kept: dict[str, tuple[FitResult, list[Evaluation]]] = {}
+    for keep in ("best", "last"):
+        seen: list[Evaluation] = []
+        common = COMMON.model_copy(update={"steps": 24, "ema_decay": decay, "keep": keep})
+        result = fit(
+            STUDENT, common, TRAIN, wrong, None, num_classes=2, seed=0,
+            on_evaluate=seen.append, should_stop=lambda: False,
+        )  # fmt: skip
+        assert [now.kept_val_miou for now in seen][-1] == result.kept.val_miou
+        predicted = predict(result.model, VAL.images, COMMON.evaluate_batch).argmax(1)
+        np.testing.assert_array_equal(predicted, result.kept.predictions)
+        kept[keep] = result, seen
+    (best, looks), (last, other) = kept["best"], kept["last"]
+    assert [now.val_miou for now in looks] == [now.val_miou for now in other]
+    assert last.kept.step == 24 > best.kept.step
+    assert last.kept.val_miou < best.kept.val_miou
+    assert [now.kept_val_miou for now in other] == [now.val_miou for now in other]
+    assert "keep" not in StudentsConfig().dump()
 
 
 def test_same_seed_same_student_whatever_the_global_state() -> None:
@@ -95,7 +119,7 @@ def test_generated_rows_are_asked_for_and_teach() -> None:
         on_evaluate=lambda now: None, should_stop=lambda: False,
     )  # fmt: skip
     assert asked == [(step, 6) for step in range(24)]
-    assert result.best.val_miou > 0.7, result.history
+    assert result.kept.val_miou > 0.7, result.history
 
 
 def test_the_arms_differ_in_the_mix_alone() -> None:
@@ -140,7 +164,7 @@ def test_averaged_weights_are_judged_and_kept_and_the_training_is_the_same() -> 
     assert not torch.equal(_weights(kept[0.5]), _weights(kept[0.0]))
     model = kept[0.5].model
     again = predict(model, VAL.images, COMMON.evaluate_batch).argmax(1).astype(np.uint8)
-    np.testing.assert_array_equal(again, kept[0.5].best.predictions)
+    np.testing.assert_array_equal(again, kept[0.5].kept.predictions)
     assert "ema_decay" not in StudentsConfig().dump()
 
 
@@ -244,12 +268,12 @@ def test_learning_rate_rises_then_falls_to_zero() -> None:
 def test_a_diverging_student_scores_low_without_nan() -> None:
     result = _fit(STUDENT.model_copy(update={"learning_rate": 1e6}), COMMON.model_copy(update={"steps": 5}))
     assert all(np.isfinite(row["loss"]) for row in result.history)
-    assert result.best.val_miou < 0.6
+    assert result.kept.val_miou < 0.6
 
 
 def test_bf16_learns_too() -> None:
     result = _fit(common=COMMON.model_copy(update={"steps": 10, "precision": "bf16"}))
-    assert result.best.val_miou > 0.6, result.history
+    assert result.kept.val_miou > 0.6, result.history
 
 
 def test_stop_and_bad_input_are_told() -> None:
