@@ -198,21 +198,18 @@ def _with_last(name: str) -> Arm:
     """An arm whose students are those of the last step; where it has real unlabelled images, more of them.
 
     There soft labels then have all rows of a batch but one, so that the few real pairs are not seen so often that they
-    are learned by heart. Generated pairs alone keep their share: that of the paper.
+    are learned by heart.
     """
-    arm = ALL_BUT_LAST[name]
+    arm = _WITHOUT_LAST[name]
     shared = {"keep": "last"}
-    if not arm.real_unlabelled:
+    if not arm.mixes:
         return replace(arm, what=f"{arm.what}; weights of the last step", shared=shared)
     what = f"{arm.what}; weights of the last step, one real labelled row a batch"
     return replace(arm, what=what, shared=shared, share=0.99)
 
 
-ALL_BUT_LAST = {**ARMS, **KEPT, **VIEWS, **TAUGHT}
-LAST = {
-    f"{name}-last": _with_last(name)
-    for name in ("real", "hard", "dakter", "selftrain", "relabel-views", "ours-views", *TAUGHT)
-}
+_WITHOUT_LAST = {**ARMS, **KEPT, **VIEWS, **TAUGHT}
+LAST = {f"{name}-last": _with_last(name) for name in ("real", "selftrain", "relabel-views", "ours-views", *TAUGHT)}
 
 
 def base_of(name: str) -> str:
@@ -230,4 +227,4 @@ SEARCHED = {
     for name, arm in (("real", ARMS["real"]),)
     for steps in (1000, 3000)
 }
-ALL_ARMS = {**ALL_BUT_LAST, **ABLATIONS, **LAST, **SEARCHED}
+ALL_ARMS = {**_WITHOUT_LAST, **ABLATIONS, **LAST, **SEARCHED}

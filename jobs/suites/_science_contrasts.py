@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from jobs.suites._science_arms import ABLATIONS, KEPT, LAST, TAUGHT, VIEWS, base_of
-from jobs.suites._science_chosen import CHOSEN
+
+_RIVALS = ("real", "selftrain", "real-last", "selftrain-last", "dakter", "hard")
 
 # Contrasts beside the tier's primary one; a page has those of which it has students.
 CONTRASTS = (
@@ -24,11 +25,11 @@ CONTRASTS = (
     *((taught, other) for taught in TAUGHT for other in ("real", taught.replace("mean-teacher", "views"))),
     ("ours-views", "relabel-views"),
     ("ours-mean-teacher", "relabel-mean-teacher"),
-    *((a, b) for a in CHOSEN for b in ("real", "selftrain", "dakter")),
-    *((a, f"{b}-last") for a in CHOSEN if a.endswith("-last") for b in ("real", "selftrain", "dakter", "hard")),
-    *((f"{name}-last", "real-last") for name in ("selftrain", "dakter", "hard")),
+    *((f"{ours}-chosen", other) for ours in ("ours", "relabel") for other in ("real", "selftrain", "dakter")),
     ("ours-chosen", "relabel-chosen"),
+    *((f"{ours}-chosen-last", other) for ours in ("ours", "relabel") for other in _RIVALS),
     ("ours-chosen-last", "relabel-chosen-last"),
+    ("selftrain-last", "real-last"),
     *((name, name.removesuffix("-last")) for name in (*LAST, "ours-chosen-last", "relabel-chosen-last")),
     *((name, base_of(name)) for name in ABLATIONS),
 )

@@ -177,7 +177,7 @@ class _Page:
         whole = list(dict.fromkeys([primary, ("ours-chosen", "real"), ("ours-views", "real")]))
         asked += [(pair, f"IoU {self.classes[1]}", class_iou(1), False) for pair in whole]
         asked += [(pair, "mIoU", MIOU, False) for pair in CONTRASTS if pair != primary]
-        proper = (*whole, (primary[0], "hard"), (primary[0], "hard-last"))
+        proper = (*whole, (primary[0], "hard"))
         asked += [(p, n, m, False) for n, m in (("NLL", NLL), ("Brier", BRIER)) for p in proper]
         found = []
         for (a, b), name, measure, first in asked:
@@ -251,17 +251,21 @@ class _Page:
     def _kept_gain(self, segmenter: str) -> list[str]:
         """What students of ours keep of their generator's gain over ``real``, by means over the seeds of all three."""
         name = segmenter.removeprefix(f"{SEGMENTER} of ").replace("unlabelled", "ours")
-        own = self.students.get(name, {})
-        real, generator = self.students["real"], self.students[segmenter]
-        seeds = set(own) & set(real) & set(generator)
-        if not seeds:
-            return []
-        cut = [{seed: arm[seed] for seed in seeds} for arm in (own, generator)]
-        gains = [self.study.difference(arm, real, MIOU, same_architectures=False).difference for arm in cut]
-        if gains[1] <= 0:
-            return []
-        share = f"{100 * gains[0] / gains[1]:.0f} %"
-        return [f"  Students of ours keep {share} of it ({100 * gains[0]:+.1f} of {100 * gains[1]:+.1f}, same seeds)."]
+        lines = []
+        for kept in ("", "-last"):
+            own, real = (self.students.get(f"{arm}{kept}", {}) for arm in (name, "real"))
+            generator = self.students[segmenter]
+            seeds = set(own) & set(real) & set(generator)
+            if not seeds:
+                continue
+            cut = [{seed: arm[seed] for seed in seeds} for arm in (own, generator)]
+            gains = [self.study.difference(arm, real, MIOU, same_architectures=False).difference for arm in cut]
+            if gains[1] > 0:
+                lines.append(
+                    f"  Students of `{name}{kept}` keep {100 * gains[0] / gains[1]:.0f} % of it: {100 * gains[0]:+.1f} "
+                    f"of {100 * gains[1]:+.1f} over `real{kept}`, same seeds."
+                )
+        return lines
 
     def look_alikes(self) -> list[str]:
         """How many look-alikes are taken for oil when as much oil is found as by ``real``."""

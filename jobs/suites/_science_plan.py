@@ -168,7 +168,8 @@ TIERS = {
         _SCARCE_CPU,
         seeds=(0, 1, 2, 3, 4),
         arms=(*_SCARCE_CPU.arms, "hard", "dakter", *LAST),
-        primary=("ours-chosen-last", "real-last"),
+        # Of real and real-last the one that scores higher on val, and so the stronger claim.
+        primary=("ours-chosen-last", "real"),
     ),
     "ablation": replace(
         _HEADLINE,
