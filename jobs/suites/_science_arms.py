@@ -1,7 +1,8 @@
 """Generators and arms of suite ``science``: what is compared, tier by tier. Computes nothing.
 
 Every arm has the same steps, batch size, augmentation and student; arms differ in what fills a batch beside the real
-labelled rows, and arms with the same generator share its samples.
+labelled rows (those of LAST in how much of it, and in which weights are kept), and arms with the same generator share
+its samples.
 """
 
 from __future__ import annotations

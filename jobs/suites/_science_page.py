@@ -250,21 +250,20 @@ class _Page:
 
     def _kept_gain(self, segmenter: str) -> list[str]:
         """What students of ours keep of their generator's gain over ``real``, by means over the seeds of all three."""
-        name = segmenter.removeprefix(f"{SEGMENTER} of ").replace("unlabelled", "ours")
+        ours = segmenter.removeprefix(f"{SEGMENTER} of ").replace("unlabelled", "ours")
+        real, generator = self.students["real"], self.students[segmenter]
         lines = []
-        for kept in ("", "-last"):
-            own, real = (self.students.get(f"{arm}{kept}", {}) for arm in (name, "real"))
-            generator = self.students[segmenter]
+        for name in (ours, f"{ours}-last"):
+            own = self.students.get(name, {})
             seeds = set(own) & set(real) & set(generator)
             if not seeds:
                 continue
             cut = [{seed: arm[seed] for seed in seeds} for arm in (own, generator)]
             gains = [self.study.difference(arm, real, MIOU, same_architectures=False).difference for arm in cut]
             if gains[1] > 0:
-                lines.append(
-                    f"  Students of `{name}{kept}` keep {100 * gains[0] / gains[1]:.0f} % of it: {100 * gains[0]:+.1f} "
-                    f"of {100 * gains[1]:+.1f} over `real{kept}`, same seeds."
-                )
+                share = f"{100 * gains[0] / gains[1]:.0f} %"
+                both = f"{100 * gains[0]:+.1f} of {100 * gains[1]:+.1f}"
+                lines.append(f"  Students of `{name}` keep {share} of it: {both}, same seeds.")
         return lines
 
     def look_alikes(self) -> list[str]:

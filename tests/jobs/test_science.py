@@ -392,7 +392,7 @@ def test_the_page_tells_what_students_keep_of_the_gain_of_their_generator(done: 
     (place / "generator-unlabelled-8-seed0.json").write_text(json.dumps(generator))
     page = Path(JOB.run(_settings(tmp_path, report=True), _cli.Stop())["page"]).read_text()
     own, whole = 100 * (miou(middle) - miou(worst)), 100 * (miou(best) - miou(worst))
-    told = f"Students of `ours` keep {100 * own / whole:.0f} % of it: {own:+.1f} of {whole:+.1f} over `real`"
+    told = f"Students of `ours` keep {100 * own / whole:.0f} % of it: {own:+.1f} of {whole:+.1f}, same seeds."
     assert told in page
 
 
