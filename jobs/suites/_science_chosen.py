@@ -41,8 +41,13 @@ def stands_for(cell: Cell, chosen: Mapping[int, str]) -> str | None:
         return None
     if cell.kind == "generator":
         return f"{_GENERATOR}-chosen"
-    name = str(cell.arm).replace(f"-{choice}", "-chosen")
+    name = chosen_from(str(cell.arm))
     return name if name in CHOSEN else None
+
+
+def chosen_from(name: str) -> str | None:
+    """Name of the arm or generator that is chosen from ``name`` and its like; None if that is none of CHOICES."""
+    return next((name.replace(f"-{choice}", "-chosen") for choice in CHOICES if f"-{choice}" in name), None)
 
 
 def _choice(generator: str | None) -> str | None:

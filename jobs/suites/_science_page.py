@@ -22,7 +22,7 @@ from jobs.suites import _science_curves as curves
 from jobs.suites import _science_fractions as fractions
 from jobs.suites import _science_lookalikes as lookalikes
 from jobs.suites._science_arms import ALL_ARMS, KEPT, TAUGHT, VIEWS
-from jobs.suites._science_chosen import CHOSEN, by_val, stands_for
+from jobs.suites._science_chosen import CHOSEN, by_val, chosen_from, stands_for
 from jobs.suites._science_contrasts import CONTRASTS
 from jobs.suites._science_plan import Cell, Tier, cells, data_name, generator_name
 
@@ -191,9 +191,18 @@ class _Page:
         return any(set(one[seed]) & set(two[seed]) for seed in one if seed in two)
 
     def forest(self) -> list[figures.Interval]:
-        """Differences in mIoU as rows of a figure, in points: of arms, then of generators as segmenters."""
-        found = [(f"{a} − {b}", i, first) for a, b, measure, i, first in self._contrasts() if measure == "mIoU"]
-        found += [(f"{name} − real", gain, False) for name, gain in self._segmenter_gains().items()]
+        """Differences in mIoU as rows of a figure, in points: of arms, then of generators as segmenters.
+
+        Arms that a chosen one is chosen from are in the table alone.
+        """
+        apart = {name for name in self.students if chosen_from(name) in self.students}
+        found = [
+            (f"{a} − {b}", interval, first)
+            for a, b, measure, interval, first in self._contrasts()
+            if measure == "mIoU" and not {a, b} & apart
+        ]
+        gains = self._segmenter_gains().items()
+        found += [(f"{name} − real", gain, False) for name, gain in gains if name not in apart]
         return [
             figures.Interval(name, 100 * i.difference, 100 * i.low, 100 * i.high, primary=first)
             for name, i, first in found

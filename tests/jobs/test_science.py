@@ -125,6 +125,10 @@ def test_the_page_needs_records_and_no_data(monkeypatch: pytest.MonkeyPatch, tmp
     shutil.copytree(kept, tmp_path / "results/science/scarce-cpu")
     page = JOB.run(_settings(tmp_path, tier="scarce-cpu", report=True), _cli.Stop())["page"]
     assert Path(page).read_text() == kept.with_suffix(".md").read_text()
+    drawing = Path(page).with_suffix(".svg").read_text()
+    assert drawing == kept.with_suffix(".svg").read_text()
+    assert "ours-chosen-last" in drawing
+    assert "mean-teacher" not in drawing, "arms that chosen ones stand for are in the table alone"
 
 
 def test_arms_of_student_settings_change_one_of_them() -> None:
