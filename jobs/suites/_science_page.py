@@ -21,6 +21,7 @@ from jobs.suites import _science_borders as borders
 from jobs.suites import _science_curves as curves
 from jobs.suites import _science_fractions as fractions
 from jobs.suites import _science_lookalikes as lookalikes
+from jobs.suites import _science_segmenters as segmenters
 from jobs.suites._science_arms import ALL_ARMS, KEPT, TAUGHT, VIEWS
 from jobs.suites._science_chosen import CHOSEN, by_val, chosen_from, stands_for
 from jobs.suites._science_contrasts import CONTRASTS
@@ -28,8 +29,7 @@ from jobs.suites._science_plan import Cell, Tier, cells, data_name, generator_na
 
 Records = Mapping[str, Mapping[str, Any]]
 
-SEGMENTER = "p(y given x)"
-SOFT_LABELS = {"last_step": "last step", "readout": SEGMENTER}
+SOFT_LABELS = {"last_step": "last step", "readout": segmenters.NAME}
 
 
 def write_page(name: str, tier: Tier, records: Records, folder: str) -> str:
@@ -93,7 +93,7 @@ class _Page:
                     self._take(arm, cell, cell.architecture[0], scored)
             elif cell.kind == "generator" and scored["segmenter"]:
                 for kind in (cell.generator, stands_for(cell, chosen)):
-                    self._take(kind and f"{SEGMENTER} of {kind}", cell, "segmenter", scored["segmenter"])
+                    self._take(kind and segmenters.named(kind), cell, "segmenter", scored["segmenter"])
 
     def _take(self, arm: str | None, cell: Cell, architecture: str, scored: Mapping[str, Any]) -> None:
         if arm is None:
@@ -201,7 +201,7 @@ class _Page:
             for a, b, measure, interval, first in self._contrasts()
             if measure == "mIoU" and not {a, b} & apart
         ]
-        gains = self._segmenter_gains().items()
+        gains = segmenters.gains(self.study, self.students).items()
         found += [(f"{name} − real", gain, False) for name, gain in gains if name not in apart]
         return [
             figures.Interval(name, 100 * i.difference, 100 * i.low, 100 * i.high, primary=first)
@@ -242,38 +242,11 @@ class _Page:
     def segmenters(self) -> list[str]:
         """The generators' own p(y|x) beside the students of ``real``."""
         lines = []
-        for name, found in self._segmenter_gains().items():
+        for name, found in segmenters.gains(self.study, self.students).items():
             words = _interval(found.difference, found.low, found.high, 100, 1, "+")
             lines.append(f"- {name} − `real` (mean over its architectures): {words} points of mIoU.")
-            lines += self._kept_gain(name)
+            lines += segmenters.kept(self.study, self.students, name)
         return ["## The generator as a segmenter", "", *lines, ""] if lines else []
-
-    def _segmenter_gains(self) -> dict[str, Interval]:
-        """mIoU of every generator's p(y|x) above ``real``, the mean over its architectures."""
-        real = self.students.get("real", {})
-        return {
-            name: self.study.difference(arm, real, MIOU, same_architectures=False)
-            for name, arm in self.students.items()
-            if name.startswith(SEGMENTER) and set(arm) & set(real)
-        }
-
-    def _kept_gain(self, segmenter: str) -> list[str]:
-        """What students of ours keep of their generator's gain over ``real``, by means over the seeds of all three."""
-        ours = segmenter.removeprefix(f"{SEGMENTER} of ").replace("unlabelled", "ours")
-        real, generator = self.students["real"], self.students[segmenter]
-        lines = []
-        for name in (ours, f"{ours}-last"):
-            own = self.students.get(name, {})
-            seeds = set(own) & set(real) & set(generator)
-            if not seeds:
-                continue
-            cut = [{seed: arm[seed] for seed in seeds} for arm in (own, generator)]
-            gains = [self.study.difference(arm, real, MIOU, same_architectures=False).difference for arm in cut]
-            if gains[1] > 0:
-                share = f"{100 * gains[0] / gains[1]:.0f} %"
-                both = f"{100 * gains[0]:+.1f} of {100 * gains[1]:+.1f}"
-                lines.append(f"  Students of `{name}` keep {share} of it: {both}, same seeds.")
-        return lines
 
     def look_alikes(self) -> list[str]:
         """How many look-alikes are taken for oil when as much oil is found as by ``real``."""
