@@ -38,7 +38,7 @@ from jobs._redone import Account, Steps, total
 from jobs._sources import Source, stream_of
 
 log = logging.getLogger("dakter.jobs.distill")
-METRIC = "best_val_miou"  # of the weights that the trial would keep, so with students.keep last those of its last step
+METRIC = "best_val_miou"  # of the weights that the trial would keep: with students.keep last those of its latest look
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def run_trials(work: Work, ray_config: RayConfig, live: Live) -> list[dict[str, 
     Tune restores from pickles of its own below the sweep folder: keep that folder as private as the code.
 
     Returns:
-        One table a trial: id, config, val_miou (its best), steps, stopped_early, num_restarts, steps_redone.
+        One table a trial: id, config, val_miou (see METRIC), steps, stopped_early, num_restarts, steps_redone.
 
     Raises:
         Stopped: asked to stop; the state of the search is kept.

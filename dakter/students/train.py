@@ -1,9 +1,9 @@
 """``fit``: the one training routine of a student, in and outside the sweep, for every arm alike.
 
-Equal for all arms: steps, batch size, augmentation, learning-rate schedule, and which weights are kept (those of the
-best val mIoU of all evaluations, or the last). A batch has ``batch_size`` rows; ``synthetic_share`` of them are
-generated and the others real, so an arm without generated data sees *more* real rows in its steps, never fewer. The
-share may fall during training (``final_share``); the rows of a batch stay as many.
+Equal for all arms of one ``StudentsConfig``: steps, batch size, augmentation, learning-rate schedule, and which weights
+are kept (those of the best val mIoU of all evaluations, or the last). A batch has ``batch_size`` rows;
+``synthetic_share`` of them are generated and the others real, so an arm without generated data sees *more* real rows in
+its steps, never fewer. The share may fall during training (``final_share``); the rows of a batch stay as many.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class StudentsConfig(Config):
         ge=0,
         lt=1,
     )
-    # With few val images the best of many looks is often a lucky one long before the student has learned its labels.
+    # The best of many looks at few val images may come by chance, and early: with soft labels it did (README, results).
     keep: Literal["best", "last"] = setting(
         "best", "weights that become the student: of the best val mIoU of all evaluations, or of the last step"
     )

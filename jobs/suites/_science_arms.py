@@ -49,6 +49,8 @@ _KEPT = {"keep": "best", "validate_every": 350, "patience": 4}
 _VIEWS = {**_KEPT, "label_views": {"zoom_share": 0.5, "gain": 0.15, "gamma": 0.15}}
 # And a mean teacher for a quarter of the rows of unlabelled images.
 _TAUGHT = {**_VIEWS, "mean_teacher": {"share": 0.25, "start_step": 350, "temperature": 1.0}}
+# Share of a batch of 32 that leaves the one real row that every batch has.
+_ALL_BUT_ONE = 0.99
 # What a generator could be changed in, one thing at a time and some together: tier search compares them on val.
 CANDIDATES = {
     "base": Generator(_PLAIN, True),
@@ -101,7 +103,7 @@ class Arm:
         num_labelled: real labels a sensor; "tier" as the tier says, None every one there is.
         student: student settings of its own.
         steps: training steps of its own; None: those of the tier.
-        shared: settings of its own of what all students of a tier share.
+        shared: settings of StudentsConfig in place of the tier's, beside ``steps``, which older records name apart.
     """
 
     what: str
@@ -171,7 +173,7 @@ ABLATIONS = {
         "trained on generated pairs alone (train on synthetic, test on real)",
         "unlabelled",
         "readout",
-        share=0.99,
+        share=_ALL_BUT_ONE,
         student={"ce_weight": 0.0, "dice_weight": 0.0},
     ),
 }
@@ -196,17 +198,13 @@ TAUGHT = _ours_with(
 
 
 def _with_last(name: str) -> Arm:
-    """An arm whose students are those of the last step; where it has real unlabelled images, more of them.
-
-    There soft labels then have all rows of a batch but one, so that the few real pairs are not seen so often that they
-    are learned by heart.
-    """
+    """An arm whose students have the weights of the last step and, where it has soft labels, one real row a batch."""
     arm = _WITHOUT_LAST[name]
     shared = {"keep": "last"}
     if not arm.mixes:
         return replace(arm, what=f"{arm.what}; weights of the last step", shared=shared)
     what = f"{arm.what}; weights of the last step, one real labelled row a batch"
-    return replace(arm, what=what, shared=shared, share=0.99)
+    return replace(arm, what=what, shared=shared, share=_ALL_BUT_ONE)
 
 
 _WITHOUT_LAST = {**ARMS, **KEPT, **VIEWS, **TAUGHT}

@@ -40,13 +40,13 @@ def stands_for(cell: Cell, chosen: Mapping[int, str]) -> str | None:
     if choice is None or chosen.get(cell.seed) != choice:
         return None
     if cell.kind == "generator":
-        return f"{_GENERATOR}-chosen"
+        return chosen_from(str(cell.generator))
     name = chosen_from(str(cell.arm))
     return name if name in CHOSEN else None
 
 
 def chosen_from(name: str) -> str | None:
-    """Name of the arm or generator that is chosen from ``name`` and its like; None if that is none of CHOICES."""
+    """What is chosen from the arm, generator or segmenter called ``name`` and its like; None if it is no choice."""
     return next((name.replace(f"-{choice}", "-chosen") for choice in CHOICES if f"-{choice}" in name), None)
 
 

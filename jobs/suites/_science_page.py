@@ -56,7 +56,8 @@ def write_page(name: str, tier: Tier, records: Records, folder: str) -> str:
         rows = page.forest()
         if rows:
             longest = max(len(row.name) for row in rows)
-            drawing = figures.forest("Difference in mIoU", rows, x_label="points of test mIoU", most=longest)
+            x_label = "points of test mIoU (seeds in brackets)"
+            drawing = figures.forest("Difference in mIoU", rows, x_label=x_label, most=longest)
             storage.put(storage.join(folder, f"{name}.svg"), standalone(drawing).encode())
             lines += [f"![Differences in mIoU with 95 % intervals]({name}.svg)", ""]
     lines += _open_cells(everything, records)
@@ -169,11 +170,21 @@ class _Page:
                 ]
             )
         note = "mIoU and IoU in points (higher is better); of NLL and Brier a negative difference is better."
-        return ["## Contrasts", "", note, "", *_table(head, rows)] if rows else []
+        return ["## Contrasts", "", note, "", *_table(head, rows), *self._by_seed()] if rows else []
+
+    def _by_seed(self) -> list[str]:
+        """The primary contrast seed by seed."""
+        a, b = self.tier.primary
+        told = []
+        for seed in sorted(self._seeds(a, b)):
+            own, other = ({seed: self.students[name][seed]} for name in (a, b))
+            told.append(f"{100 * self.study.difference(own, other, MIOU).difference:+.1f} (seed {seed})")
+        return [f"{a} − {b}, mIoU seed by seed: {', '.join(told)}.", ""] if told else []
 
     def _contrasts(self) -> list[tuple[str, str, str, Interval, bool]]:
         primary = self.tier.primary
         asked: list[tuple[tuple[str, str], str, Measure[Scores], bool]] = [(primary, "mIoU", MIOU, True)]
+        # The primary contrast, and those that were it before.
         whole = list(dict.fromkeys([primary, ("ours-chosen", "real"), ("ours-views", "real")]))
         asked += [(pair, f"IoU {self.classes[1]}", class_iou(1), False) for pair in whole]
         asked += [(pair, "mIoU", MIOU, False) for pair in CONTRASTS if pair != primary]
@@ -181,28 +192,32 @@ class _Page:
         asked += [(p, n, m, False) for n, m in (("NLL", NLL), ("Brier", BRIER)) for p in proper]
         found = []
         for (a, b), name, measure, first in asked:
-            if self._comparable(a, b):
+            if self._seeds(a, b) and ((a, b) in whole or not self._told_by_chosen(a, b)):
                 found.append((a, b, name, self.study.difference(self.students[a], self.students[b], measure), first))
         return found
 
-    def _comparable(self, a: str, b: str) -> bool:
-        """Whether two arms have a student of the same seed and architecture."""
+    def _told_by_chosen(self, a: str, b: str) -> bool:
+        """Whether arms that are chosen from these two are compared on all of their seeds."""
+        chosen = (chosen_from(a), chosen_from(b) or b)
+        return chosen in CONTRASTS and self._seeds(a, b) <= self._seeds(str(chosen[0]), chosen[1])
+
+    def _seeds(self, a: str, b: str) -> set[int]:
+        """Seeds of which two arms have a student of the same architecture."""
         one, two = self.students.get(a, {}), self.students.get(b, {})
-        return any(set(one[seed]) & set(two[seed]) for seed in one if seed in two)
+        return {seed for seed in set(one) & set(two) if set(one[seed]) & set(two[seed])}
 
     def forest(self) -> list[figures.Interval]:
-        """Differences in mIoU as rows of a figure, in points: of arms, then of generators as segmenters.
-
-        Arms that a chosen one is chosen from are in the table alone.
-        """
-        apart = {name for name in self.students if chosen_from(name) in self.students}
+        """Differences in mIoU as rows of a figure, in points: of arms, then of generators as segmenters."""
         found = [
-            (f"{a} − {b}", interval, first)
+            (f"{a} − {b} ({len(self._seeds(a, b))})", interval, first)
             for a, b, measure, interval, first in self._contrasts()
-            if measure == "mIoU" and not {a, b} & apart
+            if measure == "mIoU"
         ]
-        gains = segmenters.gains(self.study, self.students).items()
-        found += [(f"{name} − real", gain, False) for name, gain in gains if name not in apart]
+        real = self.students.get("real", {})
+        for name, gain in segmenters.gains(self.study, self.students).items():
+            own, chosen = set(self.students[name]) & set(real), self.students.get(str(chosen_from(name)), {})
+            if not own <= set(chosen):
+                found.append((f"{name} − real ({len(own)})", gain, False))
         return [
             figures.Interval(name, 100 * i.difference, 100 * i.low, 100 * i.high, primary=first)
             for name, i, first in found

@@ -29,8 +29,7 @@ def gains(study: Study, students: Mapping[str, Students[Scores]]) -> dict[str, I
 def kept(study: Study, students: Mapping[str, Students[Scores]], segmenter: str) -> list[str]:
     """What students of ours keep of their generator's gain over ``real``, by means over the seeds of all three.
 
-    A line each for those with the weights of the best look at val and those of the last step, where there are any and
-    there is a gain.
+    One line for students with the weights of the best val mIoU and one for those of the last step; none without a gain.
     """
     ours = segmenter.removeprefix(named("")).replace("unlabelled", "ours")
     real, generator = students["real"], students[segmenter]

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from jobs import _cli
 from jobs.benchmark import JOB, BenchmarkSettings
 from jobs.suites import _science_fractions as fractions
 from jobs.suites import _science_lookalikes as lookalikes
+from jobs.suites import _science_segmenters as segmenters
 from jobs.suites import science
 from jobs.suites._science_arms import ALL_ARMS, ARMS, GENERATORS, LAST
 from jobs.suites._science_cells import Workshop
@@ -127,8 +129,11 @@ def test_the_page_needs_records_and_no_data(monkeypatch: pytest.MonkeyPatch, tmp
     assert Path(page).read_text() == kept.with_suffix(".md").read_text()
     drawing = Path(page).with_suffix(".svg").read_text()
     assert drawing == kept.with_suffix(".svg").read_text()
-    assert "ours-chosen-last" in drawing
-    assert "mean-teacher" not in drawing, "arms that chosen ones stand for are in the table alone"
+    assert "ours-chosen-last − real (5)" in drawing
+    # What is chosen stands for what it is chosen from, but not for more seeds than it has.
+    assert "mean-teacher-last" not in drawing
+    assert "relabel-views − real (3)" in drawing
+    assert "relabel-chosen − real (1)" in drawing
 
 
 def test_arms_of_student_settings_change_one_of_them() -> None:
@@ -276,6 +281,8 @@ def test_the_page_tells_every_arm_and_what_is_open(done: Path, tmp_path: Path) -
     assert f"| {miou:.1f} (" in real
     contrasts = page.split("## Contrasts")[1].split("##")[0]
     assert "ours − real (primary)" in contrasts
+    ours = 100 * _record(done, "student-ours-fpn-seed0")["figures"]["test"]["tables"]["simulated"]["miou"]
+    assert f"ours − real, mIoU seed by seed: {ours - miou:+.1f} (seed 0)." in contrasts
     assert "ours − relabel" in contrasts
     assert "dakter" not in contrasts
     assert "`student-dakter-fpn-seed0`" in page.split("## Open cells")[1]
@@ -398,6 +405,25 @@ def test_the_page_tells_what_students_keep_of_the_gain_of_their_generator(done: 
     own, whole = 100 * (miou(middle) - miou(worst)), 100 * (miou(best) - miou(worst))
     told = f"Students of `ours` keep {100 * own / whole:.0f} % of it: {own:+.1f} of {whole:+.1f}, same seeds."
     assert told in page
+
+
+def test_what_students_keep_is_told_for_both_ways_of_keeping_weights_on_the_seeds_of_all_three() -> None:
+    def difference(a: dict[int, float], b: dict[int, float], *measure: object, same_architectures: bool) -> Any:
+        return SimpleNamespace(difference=np.mean([a[seed] - b[seed] for seed in set(a) & set(b)]))
+
+    generator = segmenters.named("unlabelled-chosen")
+    students: Any = {
+        "real": {0: 0.6, 1: 0.6, 2: 0.6, 3: 0.1},
+        generator: {0: 0.7, 1: 0.8, 2: 0.9},
+        "ours-chosen": {0: 0.65, 4: 0.1},
+        "ours-chosen-last": {0: 0.68, 1: 0.76},
+    }
+    study: Any = SimpleNamespace(difference=difference)
+    first, last = segmenters.kept(study, students, generator)
+    assert first == "  Students of `ours-chosen` keep 50 % of it: +5.0 of +10.0, same seeds."
+    assert last == "  Students of `ours-chosen-last` keep 80 % of it: +12.0 of +15.0, same seeds."
+    students[generator] = {0: 0.6}
+    assert segmenters.kept(study, students, generator) == [], "no gain, nothing to keep"
 
 
 def test_where_classes_do_not_tell_look_alikes_nothing_of_them_is_kept(done: Path) -> None:
