@@ -173,19 +173,25 @@ class _Page:
         return ["## Contrasts", "", note, "", *_table(head, rows), *self._by_seed()] if rows else []
 
     def _by_seed(self) -> list[str]:
-        """The primary contrast seed by seed."""
-        a, b = self.tier.primary
-        told = []
-        for seed in sorted(self._seeds(a, b)):
-            own, other = ({seed: self.students[name][seed]} for name in (a, b))
-            told.append(f"{100 * self.study.difference(own, other, MIOU).difference:+.1f} (seed {seed})")
-        return [f"{a} − {b}, mIoU seed by seed: {', '.join(told)}.", ""] if told else []
+        """Primary contrasts seed by seed: how much one lucky or unlucky draw carries."""
+        lines = []
+        for a, b in self._primaries():
+            told = []
+            for seed in sorted(self._seeds(a, b)):
+                own, other = ({seed: self.students[name][seed]} for name in (a, b))
+                told.append(f"{100 * self.study.difference(own, other, MIOU).difference:+.1f} (seed {seed})")
+            if told:
+                lines += [f"{a} − {b}, mIoU seed by seed: {', '.join(told)}.", ""]
+        return lines
+
+    def _primaries(self) -> list[tuple[str, str]]:
+        """The tier's primary contrast, and those that were it before."""
+        return list(dict.fromkeys([self.tier.primary, ("ours-chosen", "real"), ("ours-views", "real")]))
 
     def _contrasts(self) -> list[tuple[str, str, str, Interval, bool]]:
         primary = self.tier.primary
         asked: list[tuple[tuple[str, str], str, Measure[Scores], bool]] = [(primary, "mIoU", MIOU, True)]
-        # The primary contrast, and those that were it before.
-        whole = list(dict.fromkeys([primary, ("ours-chosen", "real"), ("ours-views", "real")]))
+        whole = self._primaries()
         asked += [(pair, f"IoU {self.classes[1]}", class_iou(1), False) for pair in whole]
         asked += [(pair, "mIoU", MIOU, False) for pair in CONTRASTS if pair != primary]
         proper = (*whole, (primary[0], "hard"))
