@@ -22,6 +22,7 @@ from jobs.suites import _science_curves as curves
 from jobs.suites import _science_fractions as fractions
 from jobs.suites import _science_lookalikes as lookalikes
 from jobs.suites import _science_segmenters as segmenters
+from jobs.suites import _science_text as text
 from jobs.suites._science_arms import ALL_ARMS, KEPT, TAUGHT, VIEWS
 from jobs.suites._science_chosen import CHOSEN, by_val, chosen_from, stands_for
 from jobs.suites._science_contrasts import CONTRASTS
@@ -126,8 +127,8 @@ class _Page:
                     self._estimate(arm, oil, 100, 1, most=1.0),
                     self._estimate(arm, NLL, 1, 3, most=math.inf),
                     self._estimate(arm, BRIER, 1, 3, most=2.0),
-                    _fixed(self._mean(name, "ece"), 3),
-                    _fixed(self._mean(name, "ece_tempered"), 3),
+                    text.fixed(self._mean(name, "ece"), 3),
+                    text.fixed(self._mean(name, "ece_tempered"), 3),
                 ]
             )
         return [
@@ -138,17 +139,17 @@ class _Page:
             "that seed is not in the interval. NLL and Brier a pixel, before a temperature; ECE class-wise in 15 bins, "
             "before and after a temperature fitted on val.",
             "",
-            *_table(head, rows),
+            *text.table(head, rows),
         ]
 
     def by_sensor(self) -> list[str]:
         """mIoU in per cent on each sensor apart, and from one confusion matrix over all."""
         columns = [*self.study.groups, "pooled"]
         rows = [
-            [name, *(_fixed(100 * float(np.mean([table[c]["miou"] for table in tables])), 1) for c in columns)]
+            [name, *(text.fixed(100 * float(np.mean([table[c]["miou"] for table in tables])), 1) for c in columns)]
             for name, tables in self.tables.items()
         ]
-        return ["## mIoU on each sensor", "", *_table(["arm", *columns], rows)]
+        return ["## mIoU on each sensor", "", *text.table(["arm", *columns], rows)]
 
     def contrasts(self) -> list[str]:
         """The primary contrast and the others."""
@@ -164,13 +165,13 @@ class _Page:
                     f"{a} − {b}" + (" (primary)" if first else ""),
                     measure,
                     f"{len(seeds)} x {len(architectures)}",
-                    _interval(interval.difference, interval.low, interval.high, factor, digits, "+"),
-                    _fixed(interval.p_value, 4),
-                    "" if first else _fixed(p_holm, 4),
+                    text.interval(interval.difference, interval.low, interval.high, factor, digits, "+"),
+                    text.fixed(interval.p_value, 4),
+                    "" if first else text.fixed(p_holm, 4),
                 ]
             )
         note = "mIoU and IoU in points (higher is better); of NLL and Brier a negative difference is better."
-        return ["## Contrasts", "", note, "", *_table(head, rows), *self._by_seed()] if rows else []
+        return ["## Contrasts", "", note, "", *text.table(head, rows), *self._by_seed()] if rows else []
 
     def _by_seed(self) -> list[str]:
         """Primary contrasts seed by seed: how much one lucky or unlucky draw carries."""
@@ -264,7 +265,7 @@ class _Page:
         """The generators' own p(y|x) beside the students of ``real``."""
         lines = []
         for name, found in segmenters.gains(self.study, self.students).items():
-            words = _interval(found.difference, found.low, found.high, 100, 1, "+")
+            words = text.interval(found.difference, found.low, found.high, 100, 1, "+")
             lines.append(f"- {name} − `real` (mean over its architectures): {words} points of mIoU.")
             lines += segmenters.kept(self.study, self.students, name)
         return ["## The generator as a segmenter", "", *lines, ""] if lines else []
@@ -282,14 +283,20 @@ class _Page:
         )
         if not rows:
             return []
-        return ["## At matched oil recall, look-alike taken for oil", "", note, "", *_table(lookalikes.HEADER, rows)]
+        return [
+            "## At matched oil recall, look-alike taken for oil",
+            "",
+            note,
+            "",
+            *text.table(lookalikes.HEADER, rows),
+        ]
 
     def borders(self) -> list[str]:
         """What is left of the errors away from the outlines of masks."""
         rows = borders.table(self.study, self.cells)
         if not rows:
             return []
-        return ["## Away from the borders of masks", "", borders.NOTE, "", *_table(borders.HEADER, rows)]
+        return ["## Away from the borders of masks", "", borders.NOTE, "", *text.table(borders.HEADER, rows)]
 
     def fractions(self) -> list[str]:
         """Soft labels of val images against what simulated pixels truly hold."""
@@ -308,7 +315,7 @@ class _Page:
         )
         if not rows:
             return []
-        return ["## Soft labels against true class fractions", "", note, "", *_table(fractions.HEADER, rows)]
+        return ["## Soft labels against true class fractions", "", note, "", *text.table(fractions.HEADER, rows)]
 
     def generators(self) -> list[str]:
         """Training and images of every generator."""
@@ -317,7 +324,7 @@ class _Page:
             for cell in self.done
             if cell.kind == "generator"
         ]
-        return ["## Generators", "", curves.NOTE, "", *_table(curves.HEADER, rows)] if rows else []
+        return ["## Generators", "", curves.NOTE, "", *text.table(curves.HEADER, rows)] if rows else []
 
     def curves(self) -> Markup:
         """How p(y given x) of every kind of generator fares while it trains."""
@@ -345,11 +352,11 @@ class _Page:
             likeness = record["figures"]["likeness"]
             for key, what in SOFT_LABELS.items():
                 if key in likeness:
-                    copies = _copies(record["figures"]["copies"])
-                    rows.append([f"{name}, {what}", *_ratios(likeness[key]), copies])
+                    copies = text.copies(record["figures"]["copies"])
+                    rows.append([f"{name}, {what}", *text.ratios(likeness[key]), copies])
             if "real" in likeness:
                 drawn = data_name(cell.labels, cell.seed)
-                of_real[drawn] = [f"further real images of {drawn}", *_ratios(likeness["real"]), "–"]
+                of_real[drawn] = [f"further real images of {drawn}", *text.ratios(likeness["real"]), "–"]
         rows += of_real.values()
         head = ["generator", *(name.replace("_", " ") for name in MEASURES), f"within {MOST_RATIO:g}", "copies"]
         note = (
@@ -359,13 +366,13 @@ class _Page:
             "for generated ones: what further real images reach. Copies: share of generated images nearer to an image "
             "learned from than 99 % of val images are, with a 90 % interval; bold: more than 1 %."
         )
-        return ["## Images", "", note, "", *_table(head, rows)] if rows else []
+        return ["## Images", "", note, "", *text.table(head, rows)] if rows else []
 
     def _estimate(
         self, arm: Students[Scores], measure: Measure[Scores], factor: float, digits: int, *, most: float
     ) -> str:
         found = self.study.estimate(arm, measure).within(most)
-        return _interval(found.mean, found.low, found.high, factor, digits)
+        return text.interval(found.mean, found.low, found.high, factor, digits)
 
     def _mean(self, arm: str, key: str) -> float:
         """Of a list a class, over classes, sensors and students."""
@@ -385,34 +392,3 @@ def _provenance(records: Records) -> str:
     parts = (sorted({str(record[key]) for record in records.values()}) for key in ("hardware", "date", "commit"))
     hardware, dates, commits = (", ".join(part) for part in parts)
     return f"Hardware: {hardware}. Dates: {dates}. Commits: {commits}." if records else "Nothing was run so far."
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    marks = ["---"] * len(head)
-    return [*("| " + " | ".join(row) + " |" for row in (head, marks, *rows)), ""]
-
-
-def _ratios(likeness: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Every measure, and how many are within the bound of how many."""
-    cells = []
-    for name in MEASURES:
-        found = likeness.get(name, {})
-        text = f"{_fixed(found.get('ratio'), 2)} ({_fixed(found.get('upper'), 2)})" if found else "–"
-        cells.append(text if found.get("within", True) else f"**{text}**")
-    return [*cells, f"{sum(found['within'] for found in likeness.values())} of {len(likeness)}"]
-
-
-def _copies(found: Mapping[str, Any]) -> str:
-    text = f"{100 * found['share']:.1f} % ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
-    return text if found["within"] else f"**{text}**"
-
-
-def _fixed(value: float | None, digits: int) -> str:
-    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
-
-
-def _interval(value: float, low: float, high: float, factor: float, digits: int, sign: str = "") -> str:
-    if math.isnan(value):
-        return "–"
-    form = f"{sign}.{digits}f"
-    return f"{factor * value:{form}} ({factor * low:{form}} to {factor * high:{form}})"
