@@ -1,4 +1,4 @@
-"""Forward, loss and backward of a training step, on a GPU as one CUDA graph.
+"""Forward, loss and backward of a training step, or a forward alone, on a GPU as one CUDA graph.
 
 Small networks leave a GPU idle while Python launches their kernels one by one; a graph launches them all at once, and
 runs the same kernels on the same numbers.
@@ -26,7 +26,8 @@ class Captured:
     Args:
         step: runs forward and backward, and returns tensors. It must not wait for the GPU nor branch on its values.
             What it draws hangs on the seed set before each call, as without a graph.
-        parameters: their gradients are the step's: cleared before each call, held in place by the graph.
+        parameters: their gradients are the step's: cleared before each call, held in place by the graph. None of them
+            for a step without a backward pass.
         capture: False runs every call as it is.
     """
 

@@ -9,7 +9,7 @@ so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
@@ -39,16 +39,42 @@ def count_taught(config: MeanTeacher, num_unlabelled: int) -> int:
 
 
 @torch.no_grad()
-def teacher_probabilities(
-    network: nn.Module, averaged: Mapping[str, torch.Tensor], batch: Batch, temperature: float
+def answers(
+    network: nn.Module,
+    averaged: Mapping[str, torch.Tensor],
+    plain_TCHW: torch.Tensor,
+    noise_x_TCHW: torch.Tensor,
+    noise_y_TKHW: torch.Tensor,
+    t_x_T: torch.Tensor,
+    t_y_T: torch.Tensor,
+    *,
+    temperature: float,
 ) -> torch.Tensor:
-    """What the averaged weights say of the plain images of the taught rows, seen in the rows' own crops.
+    """What the averaged weights say of plain images: probabilities float32 ``(T, K, H, W)``.
 
     Args:
         network: the network that is trained; its dropout is off meanwhile.
         averaged: the teacher: weights in place of its own, by name.
-        batch: rows, on the device of both.
+        plain_TCHW: images, before any view of them is taken; the rest is of their rows in a ``Batch``.
         temperature: T of p^(1/T), renormalised.
+    """
+    x = add_noise(plain_TCHW, noise_x_TCHW, t_x_T)
+    was = network.training
+    network.eval()
+    try:
+        out = torch.func.functional_call(network, dict(averaged), (x, noise_y_TKHW, t_x_T, t_y_T))
+    finally:
+        network.train(was)
+    return (out.logits.float() / temperature).softmax(1)
+
+
+@torch.no_grad()
+def teacher_probabilities(answer: Callable[..., torch.Tensor], batch: Batch) -> torch.Tensor:
+    """The teacher's answers for the taught rows, seen in the rows' own crops.
+
+    Args:
+        answer: ``answers`` of a network and its average, for the tensors of the taught rows.
+        batch: rows, on the device of both.
 
     Returns:
         Probabilities float32 ``(B, K, H, W)``; 0 in all other rows.
@@ -57,14 +83,7 @@ def teacher_probabilities(
     if not batch.taught:
         return found
     taught = list(batch.taught)
-    levels, unknown = batch.t_x_B[taught], batch.t_y_B[taught]
-    x = add_noise(batch.plain_TCHW, batch.noise_x_BCHW[taught], levels)
-    was = network.training
-    network.eval()
-    try:
-        out = torch.func.functional_call(network, dict(averaged), (x, batch.noise_y_BKHW[taught], levels, unknown))
-    finally:
-        network.train(was)
-    soft = (out.logits.float() / temperature).softmax(1)
+    rows = (batch.noise_x_BCHW, batch.noise_y_BKHW, batch.t_x_B, batch.t_y_B)
+    soft = answer(batch.plain_TCHW, *(values[taught] for values in rows))
     found[taught] = torch.stack([enlarge(p, crop) if crop else p for p, crop in zip(soft, batch.crops, strict=True)])
     return found

@@ -24,7 +24,7 @@ from dakter.diffusion.balance import enter_labels
 from dakter.diffusion.batch import Batch, TrainingData, assemble, count_unlabelled, plan
 from dakter.diffusion.checkpoint import check_same, load_optimizer, optimizer_tensors, read_checkpoint, write_checkpoint
 from dakter.diffusion.loss import losses
-from dakter.diffusion.mean_teacher import count_taught, teacher_probabilities
+from dakter.diffusion.mean_teacher import answers, count_taught, teacher_probabilities
 from dakter.diffusion.network import JointUNet, NetworkConfig
 from dakter.diffusion.pipeline import JointDiffusionPipeline
 from dakter.diffusion.schedule import DiffusionConfig, add_noise
@@ -96,6 +96,7 @@ class Trainer:
         # DDP's exchange between workers stays outside of graphs: it may fail and has to say so.
         alone = device.type == "cuda" and not several
         self.gradients = Captured(self.differentiate, self.unet.parameters(), capture=alone)
+        self.answers = Captured(self._answers, (), capture=alone)
 
     def seconds(self) -> float:
         """Of training so far, over all starts."""
@@ -280,8 +281,11 @@ class Trainer:
 
     def _teacher(self, batch: Batch) -> torch.Tensor:
         """Targets of the taught rows, 0 elsewhere."""
+        return teacher_probabilities(lambda *rows: self.answers(*rows)[0], batch)
+
+    def _answers(self, *rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
         with self._autocast():
-            return teacher_probabilities(self.unet, self.ema.state(), batch, self.train.mean_teacher.temperature)
+            return (answers(self.unet, self.ema.state(), *rows, temperature=self.train.mean_teacher.temperature),)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         half = self.train.precision == "bf16"

@@ -49,6 +49,8 @@ _KEPT = {"keep": "best", "validate_every": 350, "patience": 4}
 _VIEWS = {**_KEPT, "label_views": {"zoom_share": 0.5, "gain": 0.15, "gamma": 0.15}}
 # And a mean teacher for a quarter of the rows of unlabelled images.
 _TAUGHT = {**_VIEWS, "mean_teacher": {"share": 0.25, "start_step": 350, "temperature": 1.0}}
+# And its last weights, after as many steps as a model of samples wants.
+_LATE = {**{key: value for key, value in _TAUGHT.items() if key not in ("keep", "patience")}, "steps": 5600}
 # Share of a batch of 32 that leaves the one real row that every batch has.
 _ALL_BUT_ONE = 0.99
 # What a generator could be changed in, one thing at a time and some together: tier search compares them on val.
@@ -80,6 +82,7 @@ GENERATORS = {
     "labelled-views": Generator(_OURS, train=_VIEWS),
     "unlabelled-views": Generator(_OURS, True, train=_VIEWS),
     "unlabelled-mean-teacher": Generator(_OURS, True, train=_TAUGHT),
+    "unlabelled-late": Generator(_OURS, True, train=_LATE),
     # Parts taken away, and the sweep of b.
     "unlabelled-mse": Generator({**_OURS, "label_loss": "mse"}, unlabelled=True),
     **{f"unlabelled-b{b:g}": Generator({**_OURS, "b": b}, unlabelled=True) for b in (0.1, 0.3, 1.0)},
@@ -207,8 +210,11 @@ def _with_last(name: str) -> Arm:
     return replace(arm, what=what, shared=shared, share=_ALL_BUT_ONE)
 
 
-_WITHOUT_LAST = {**ARMS, **KEPT, **VIEWS, **TAUGHT}
+# Samples go on improving after p(y | x) of val has turned: do students want the better ones?
+_LATER = _ours_with("late", "with other views of labelled images and a mean teacher, long trained", ("relabel", "ours"))
+_WITHOUT_LAST = {**ARMS, **KEPT, **VIEWS, **TAUGHT, **_LATER}
 LAST = {f"{name}-last": _with_last(name) for name in ("real", "selftrain", "relabel-views", "ours-views", *TAUGHT)}
+LATE = {f"{name}-last": _with_last(name) for name in _LATER}
 
 
 def base_of(name: str) -> str:
@@ -226,4 +232,4 @@ SEARCHED = {
     for name, arm in (("real", ARMS["real"]),)
     for steps in (1000, 3000)
 }
-ALL_ARMS = {**_WITHOUT_LAST, **ABLATIONS, **LAST, **SEARCHED}
+ALL_ARMS = {**_WITHOUT_LAST, **ABLATIONS, **LAST, **LATE, **SEARCHED}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jobs.suites._science_arms import ABLATIONS, KEPT, LAST, TAUGHT, VIEWS, base_of
+from jobs.suites._science_chosen import CHOICES
 
 _RIVALS = ("real", "selftrain", "real-last", "selftrain-last", "dakter", "hard")
 
@@ -29,6 +30,10 @@ CONTRASTS = (
     ("ours-chosen", "relabel-chosen"),
     *((f"{ours}-chosen-last", other) for ours in ("ours", "relabel") for other in _RIVALS),
     ("ours-chosen-last", "relabel-chosen-last"),
+    ("ours-late-last", "relabel-late-last"),
+    ("ours-late-last", "real"),
+    *((f"ours-{choice}-last", f"relabel-{choice}-last") for choice in CHOICES),
+    *(("ours-mean-teacher-last", other) for other in _RIVALS),
     ("selftrain-last", "real-last"),
     *((name, name.removesuffix("-last")) for name in (*LAST, "ours-chosen-last", "relabel-chosen-last")),
     *((name, base_of(name)) for name in ABLATIONS),

@@ -25,6 +25,7 @@ from jobs.suites._science_arms import (
     GENERATORS,
     KEPT,
     LAST,
+    LATE,
     SEARCHED,
     TAUGHT,
     VIEWS,
@@ -104,15 +105,17 @@ _HEADLINE = Tier(
     seeds=(0, 1, 2),
     arms=tuple(ARMS),
 )
-# Ten labelled images a sensor: where labels are truly scarce, do soft labels pay? Weights of students are averaged,
-# which makes their scores less a matter of luck.
+# Ten labelled images a sensor: where labels are truly scarce, do soft labels pay? Which ten they are decides most, so
+# many draws of them. Weights of students are averaged, which makes their scores less a matter of luck.
 _SCARCE = replace(
     _HEADLINE,
     num_labelled=10,
     num_generated=800,
+    train=_changed(_HEADLINE.train, {"steps": 2800}),  # p(y | x) of so few labels is learnt early
     students=StudentsConfig(steps=2000, evaluate_every=100, precision="bf16", ema_decay=0.99),
     architectures=_HEADLINE.architectures[:1],
-    arms=("real", "hard", "dakter", "selftrain", *KEPT, *VIEWS, *TAUGHT, *LAST, "real-all"),
+    seeds=tuple(range(10)),
+    arms=("real", "hard", "dakter", "selftrain", *LAST, *LATE, "real-all"),
     primary=("ours-chosen-last", "real"),
 )
 # Five classes, masks that are exact, and the true share of every class in every pixel.
@@ -128,7 +131,18 @@ _SIM = replace(
             "simulate": {"size_px": 64, "pixel_m": 160.0, "looks": 25.0},
         }
     ),
+    students=_SCARCE.students,
     architectures=_HEADLINE.architectures[:1],
+    arms=(
+        "real",
+        "hard",
+        "dakter",
+        "selftrain",
+        "selftrain-last",
+        "relabel-mean-teacher-last",
+        "ours-mean-teacher-last",
+    ),
+    primary=("ours-mean-teacher-last", "real"),
 )
 
 
@@ -143,6 +157,7 @@ def _on_two_cores(tier: Tier) -> Tier:
         num_generated=800,
         evaluations=4,
         students=StudentsConfig(steps=500, evaluate_every=50, ema_decay=0.98),
+        seeds=(0, 1, 2),
         arms=("real", "selftrain", "relabel-views", "ours-views", *TAUGHT),
         generators=("unlabelled-kept",),  # what other views of labels add to it
         primary=("ours-chosen", "real"),

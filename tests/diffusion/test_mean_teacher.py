@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from diffusion_toys import TINY, TRAIN, kept_checkpoints, random_pipeline, run_fit, toy_data, unpack
 
+from dakter.captured import Captured
+from dakter.diffusion import trainer
 from dakter.diffusion.batch import Batch, assemble, plan
 from dakter.diffusion.fit import FitResult
 from dakter.diffusion.loss import soft_label_loss_B
-from dakter.diffusion.mean_teacher import count_taught, teacher_probabilities
+from dakter.diffusion.mean_teacher import answers, count_taught, teacher_probabilities
 from dakter.diffusion.network import NetworkConfig
 from dakter.diffusion.schedule import DiffusionConfig, add_noise
 from dakter.diffusion.train_config import LabelViews, MeanTeacher, TrainConfig
@@ -63,7 +67,8 @@ def test_the_average_answers_for_the_plain_image_and_the_answer_is_cropped_as_th
         value.data.zero_()
     batch = _batch()
     network.train()
-    found = teacher_probabilities(network, averaged.state_dict(), batch, temperature=0.5)
+    teacher = partial(answers, network, averaged.state_dict(), temperature=0.5)
+    found = teacher_probabilities(teacher, batch)
     assert network.training, "left as it was"
     assert not found[:5].any()
     levels = batch.t_x_B[5:]
@@ -76,7 +81,7 @@ def test_the_average_answers_for_the_plain_image_and_the_answer_is_cropped_as_th
     wanted = torch.stack([enlarge(soft, crop) for soft, crop in zip(whole, batch.crops, strict=True) if crop])
     assert torch.allclose(found[5:], wanted, atol=1e-5)
     assert torch.allclose(found[5:].sum(1), torch.ones(2, 16, 16), atol=1e-5)
-    assert not teacher_probabilities(network, averaged.state_dict(), _batch(num_taught=0), 1.0).any()
+    assert not teacher_probabilities(teacher, _batch(num_taught=0)).any()
 
 
 def test_consistency_is_a_mean_over_taught_rows_in_nats() -> None:
@@ -158,3 +163,19 @@ def test_without_unlabelled_images_there_is_no_teacher() -> None:
     plain = run_fit(TAUGHT.model_copy(update={"mean_teacher": MeanTeacher()}), data=alone)
     for name, value in plain.pipeline.unet.state_dict().items():
         assert torch.equal(taught.pipeline.unet.state_dict()[name], value), name
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_teacher_answers_from_a_graph_what_it_answers_without(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longer = TAUGHT.model_copy(update={"steps": 12, "log_every": 1})  # both graphs are captured after three eager steps
+    with caplog.at_level(logging.WARNING, "dakter"):
+        captured = run_fit(longer, device="cuda").history
+    assert "not captured" not in caplog.text
+    monkeypatch.setattr(trainer, "Captured", lambda step, weights, capture: Captured(step, weights, capture=False))
+    plain = run_fit(longer, device="cuda").history
+    for key in ("loss", "consistency_loss"):
+        told = [[row[key] for row in history if key in row] for history in (captured, plain)]
+        assert len(told[0]) >= 10
+        assert told[0] == pytest.approx(told[1], rel=1e-3), key
