@@ -23,10 +23,10 @@ from jobs.suites import _science_fractions as fractions
 from jobs.suites import _science_lookalikes as lookalikes
 from jobs.suites import _science_segmenters as segmenters
 from jobs.suites import _science_text as text
-from jobs.suites._science_arms import ALL_ARMS, KEPT, TAUGHT, VIEWS
+from jobs.suites._science_arms import ALL_ARMS, KEPT, LATE, TAUGHT, VIEWS
 from jobs.suites._science_chosen import CHOSEN, by_val, chosen_from, stands_for
 from jobs.suites._science_contrasts import CONTRASTS
-from jobs.suites._science_plan import Cell, Tier, cells, data_name, generator_name
+from jobs.suites._science_plan import Cell, Tier, cells, data_name
 
 Records = Mapping[str, Mapping[str, Any]]
 
@@ -237,7 +237,8 @@ class _Page:
             return ["## Worth in labels", "", "Open: needs students of `real` and of `real-all`.", ""]
         few, many = (self._labels(n) for n in ("real", "real-all"))
         lines = []
-        for name in ("ours", "ours-labelled", "relabel", "selftrain", "dakter", *KEPT, *VIEWS, *TAUGHT):
+        chosen = (name for name in CHOSEN if name.endswith("-last"))
+        for name in ("ours", "ours-labelled", "relabel", "selftrain", "dakter", *KEPT, *VIEWS, *TAUGHT, *chosen, *LATE):
             if name not in self.students:
                 continue
             arms: list[Students[Scores]] = [self.students[n] for n in (name, "real", "real-all")]
@@ -336,19 +337,14 @@ class _Page:
         return curves.drawn(found)
 
     def images(self) -> list[str]:
-        """How like held-out real images those of every generator are; a generator not measured so far has dashes."""
+        """How like held-out real images those of every generator are, as far as that was measured."""
         rows: list[list[str]] = []
         of_real: dict[str, list[str]] = {}
         for cell in cells(self.tier):
-            if cell.kind != "images":
+            record = self.records.get(cell.name)
+            if cell.kind != "images" or record is None:
                 continue
-            assert cell.generator
-            if generator_name(cell.generator, cell.labels, cell.seed) not in self.records:
-                continue
-            name, record = cell.name.removeprefix("images-"), self.records.get(cell.name)
-            if record is None:
-                rows.append([name, *["–"] * (len(MEASURES) + 2)])
-                continue
+            name = cell.name.removeprefix("images-")
             likeness = record["figures"]["likeness"]
             for key, what in SOFT_LABELS.items():
                 if key in likeness:

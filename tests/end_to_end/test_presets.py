@@ -50,6 +50,8 @@ def test_a_preset_fits_its_gpus_and_keeps_the_model(name: str, gpus: int) -> Non
 
 @pytest.mark.parametrize("name", GPU)
 def test_a_gpu_preset_takes_two_steps_on_a_cpu(name: str, tmp_path: Path) -> None:
+    teaches = _cli.resolve(pipeline.PipelineSettings, preset=name).train.mean_teacher.share > 0
+    assert teaches == name.startswith("sos"), "the other set has no unlabelled images"
     settings = _cli.resolve(
         pipeline.PipelineSettings,
         preset=name,
@@ -59,6 +61,8 @@ def test_a_gpu_preset_takes_two_steps_on_a_cpu(name: str, tmp_path: Path) -> Non
             "train.warmup_steps": 1,
             "train.log_every": 1,
             "train.validate_evaluations": 1,
+            "train.mean_teacher.share": float(teaches),  # of the one unlabelled row
+            "train.mean_teacher.start_step": 1,
         },
     )
     table, size = (OSD if settings.data.source == "osd" else SOS), settings.tiles.size_px
@@ -68,7 +72,7 @@ def test_a_gpu_preset_takes_two_steps_on_a_cpu(name: str, tmp_path: Path) -> Non
     data = TrainingData(
         images=images,
         labels=labels,
-        unlabelled=None,
+        unlabelled=images if teaches else None,
         class_table=table,
         value_range=(0.0, 255.0),
         bands=("VV",),
@@ -88,3 +92,4 @@ def test_a_gpu_preset_takes_two_steps_on_a_cpu(name: str, tmp_path: Path) -> Non
     )
     assert result.steps == 2
     assert all(np.isfinite(row["loss"]) for row in result.history)
+    assert ("consistency_loss" in result.history[-1]) == teaches

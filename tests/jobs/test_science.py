@@ -290,9 +290,7 @@ def test_the_page_tells_every_arm_and_what_is_open(done: Path, tmp_path: Path) -
     (measured,) = [line for line in images if line.startswith("| unlabelled-8-seed0, p(y given x) |")]
     ratio = _record(done, "images-unlabelled-8-seed0")["figures"]["likeness"]["readout"]["spectrum"]["ratio"]
     assert f"{ratio:.2f} (" in measured.split("|")[4]
-    assert [line for line in images if line.startswith("| paper-8-seed0 |")] == [
-        "| paper-8-seed0 |" + " – |" * (len(MEASURES) + 2)
-    ]
+    assert not [line for line in images if line.startswith("| paper-8-seed0")], "not measured so far"
     assert "](short-curves.svg)" in page
     assert "unlabelled, 1 seed: NLL" in (tmp_path / "results/science/short-curves.svg").read_text()
     drawing = (tmp_path / "results/science/short.svg").read_text()
