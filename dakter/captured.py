@@ -26,8 +26,8 @@ class Captured:
     Args:
         step: runs forward and backward, and returns tensors. It must not wait for the GPU nor branch on its values.
             What it draws hangs on the seed set before each call, as without a graph.
-        parameters: their gradients are the step's: cleared before each call, held in place by the graph. None of them
-            for a step without a backward pass.
+        parameters: their gradients are the step's: cleared before each call, held in place by the graph. Empty for a
+            step without a backward pass.
         capture: False runs every call as it is.
     """
 
@@ -78,7 +78,9 @@ class Captured:
                 self._outputs = self._step(*self._inputs)
         except RuntimeError as error:
             log.warning(
-                "the training step is not captured as a CUDA graph (%s); it runs slower, with the same result", error
+                "step %s is not captured as a CUDA graph (%s); it runs slower, with the same result",
+                self._step.__name__,
+                error,
             )
             self._capture = False
             torch.cuda.synchronize()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import logging
 import math
 import os
 import time
@@ -33,6 +34,8 @@ from dakter.diffusion.validation import Validation
 from dakter.ema import Ema
 from dakter.errors import ConfigError, DakterError
 from dakter.rng import derive_seed
+
+log = logging.getLogger("dakter")
 
 Loss = TypeVar("Loss", float, torch.Tensor)
 
@@ -63,6 +66,8 @@ class Trainer:
         )
         self.num_unlabelled = count_unlabelled(diffusion, data, train.batch_size, train.unlabelled_share)
         self.num_taught = count_taught(train.mean_teacher, self.num_unlabelled)
+        if train.mean_teacher.share and not self.num_unlabelled and self.rank == 0:
+            log.warning("train.mean_teacher has no unlabelled image to label, so it teaches nothing")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(train.seed, "train/weights"))
             self.unet = JointUNet.build(network, len(data.bands), len(data.class_table))
@@ -96,7 +101,7 @@ class Trainer:
         # DDP's exchange between workers stays outside of graphs: it may fail and has to say so.
         alone = device.type == "cuda" and not several
         self.gradients = Captured(self.differentiate, self.unet.parameters(), capture=alone)
-        self.answers = Captured(self._answers, (), capture=alone)
+        self.captured_answers = Captured(self._answers, (), capture=alone)
 
     def seconds(self) -> float:
         """Of training so far, over all starts."""
@@ -281,7 +286,7 @@ class Trainer:
 
     def _teacher(self, batch: Batch) -> torch.Tensor:
         """Targets of the taught rows, 0 elsewhere."""
-        return teacher_probabilities(lambda *rows: self.answers(*rows)[0], batch)
+        return teacher_probabilities(lambda *rows: self.captured_answers(*rows)[0], batch)
 
     def _answers(self, *rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
         with self._autocast():

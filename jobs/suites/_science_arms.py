@@ -49,8 +49,8 @@ _KEPT = {"keep": "best", "validate_every": 350, "patience": 4}
 _VIEWS = {**_KEPT, "label_views": {"zoom_share": 0.5, "gain": 0.15, "gamma": 0.15}}
 # And a mean teacher for a quarter of the rows of unlabelled images.
 _TAUGHT = {**_VIEWS, "mean_teacher": {"share": 0.25, "start_step": 350, "temperature": 1.0}}
-# And its last weights, after as many steps as a model of samples wants.
-_LATE = {**{key: value for key, value in _TAUGHT.items() if key not in ("keep", "patience")}, "steps": 5600}
+# With one, longer training may do no harm: the last weights, after as many steps as a model of samples wants.
+_LATE = {**_TAUGHT, "keep": "last", "patience": None, "steps": 5600}
 # Share of a batch of 32 that leaves the one real row that every batch has.
 _ALL_BUT_ONE = 0.99
 # What a generator could be changed in, one thing at a time and some together: tier search compares them on val.
@@ -210,10 +210,13 @@ def _with_last(name: str) -> Arm:
     return replace(arm, what=what, shared=shared, share=_ALL_BUT_ONE)
 
 
-# Samples go on improving after p(y | x) of val has turned: do students want the better ones?
+# Samples want more steps than p(y | x) of val does: do students want the better ones?
 _LATER = _ours_with("late", "with other views of labelled images and a mean teacher, long trained", ("relabel", "ours"))
 _WITHOUT_LAST = {**ARMS, **KEPT, **VIEWS, **TAUGHT, **_LATER}
-LAST = {f"{name}-last": _with_last(name) for name in ("real", "selftrain", "relabel-views", "ours-views", *TAUGHT)}
+LAST = {
+    f"{name}-last": _with_last(name)
+    for name in ("real", "hard", "dakter", "selftrain", "relabel-views", "ours-views", *TAUGHT)
+}
 LATE = {f"{name}-last": _with_last(name) for name in _LATER}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jobs.suites._science_arms import ABLATIONS, KEPT, LAST, TAUGHT, VIEWS, base_of
 from jobs.suites._science_chosen import CHOICES
 
-_RIVALS = ("real", "selftrain", "real-last", "selftrain-last", "dakter", "hard")
+_RIVALS = ("real", "selftrain", "dakter", "hard", "real-last", "selftrain-last", "dakter-last", "hard-last")
 
 # Contrasts beside the tier's primary one; a page has those of which it has students.
 CONTRASTS = (
@@ -31,7 +31,8 @@ CONTRASTS = (
     *((f"{ours}-chosen-last", other) for ours in ("ours", "relabel") for other in _RIVALS),
     ("ours-chosen-last", "relabel-chosen-last"),
     ("ours-late-last", "relabel-late-last"),
-    ("ours-late-last", "real"),
+    ("ours-late-last", "ours-chosen-last"),
+    *((f"{ours}-late-last", "real") for ours in ("ours", "relabel")),
     *((f"ours-{choice}-last", f"relabel-{choice}-last") for choice in CHOICES),
     *(("ours-mean-teacher-last", other) for other in _RIVALS),
     ("selftrain-last", "real-last"),

@@ -26,7 +26,8 @@ HEADER = (
 )
 NOTE = (
     "Entropy of generated labels, and NLL of p(y given x) on val while training ran, in nats a pixel: where the last "
-    "is well above the lowest, the generator has begun to memorise its labels."
+    "is well above the lowest, the generator has begun to memorise its labels. Minutes and images a second are of as "
+    "many cells at a time as the run had workers."
 )
 CURVES_NOTE = (
     "p(y given x) of the averaged weights while generators train, means over seeds (other ones in each panel where "

@@ -136,7 +136,8 @@ class _Page:
             "",
             "Test split; means over sensors, architectures and seeds (seeds x architectures under *students*), in "
             "brackets 95 % intervals over groups of near-duplicate test images and seeds. With one seed the luck of "
-            "that seed is not in the interval. NLL and Brier a pixel, before a temperature; ECE class-wise in 15 bins, "
+            "that seed is not in the interval. Rows stand for the seeds that they have: compare arms by the contrasts, "
+            "which pair seeds. NLL and Brier a pixel, before a temperature; ECE class-wise in 15 bins, "
             "before and after a temperature fitted on val.",
             "",
             *text.table(head, rows),
@@ -233,6 +234,8 @@ class _Page:
 
     def worth(self) -> list[str]:
         """How many labels the gain of an arm is worth."""
+        if "real-all" not in self.tier.arms:
+            return []
         if not {"real", "real-all"} <= set(self.students):
             return ["## Worth in labels", "", "Open: needs students of `real` and of `real-all`.", ""]
         few, many = (self._labels(n) for n in ("real", "real-all"))
@@ -253,7 +256,7 @@ class _Page:
                 if math.isinf(labels)
                 else f"{labels:.0f}"
             )
-            lines.append(f"- `{name}` with {few} labels scores as `real` would with: {words}.")
+            lines.append(f"- `{name}` with {few} labels scores as `real` would with: {words} ({text.counted(seeds)}).")
         note = f"By a straight line in log labels from `real` ({few} labels) to `real-all` ({many}), over all sensors."
         return ["## Worth in labels", "", note, "", *lines, ""]
 
@@ -354,13 +357,14 @@ class _Page:
                 drawn = data_name(cell.labels, cell.seed)
                 of_real[drawn] = [f"further real images of {drawn}", *text.ratios(likeness["real"]), "–"]
         rows += of_real.values()
+        further = "The last rows take training images for generated ones, as further real ones. " if of_real else ""
         head = ["generator", *(name.replace("_", " ") for name in MEASURES), f"within {MOST_RATIO:g}", "copies"]
         note = (
             "Distance of generated images from val images over that of training images from them, in sets of equal "
             "numbers, with the upper 90 % bound over images in brackets; bold: the bound is above "
-            f"{MOST_RATIO:g}. Label maps are the argmax of the soft label named. The last rows take training images "
-            "for generated ones: what further real images reach. Copies: share of generated images nearer to an image "
-            "learned from than 99 % of val images are, with a 90 % interval; bold: more than 1 %."
+            f"{MOST_RATIO:g}. Label maps are the argmax of the soft label named. {further}Copies: share of generated "
+            "images nearer to an image learned from than 99 % of val images are, with a 90 % interval; bold: more than "
+            "1 %."
         )
         return ["## Images", "", note, "", *text.table(head, rows)] if rows else []
 

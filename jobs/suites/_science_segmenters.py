@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dakter.evaluate.bootstrap import Interval
 from dakter.evaluate.scores import Scores
 from dakter.evaluate.study import MIOU, Students, Study
+from jobs.suites import _science_text as text
 
 NAME = "p(y given x)"
 
@@ -42,8 +43,6 @@ def kept(study: Study, students: Mapping[str, Students[Scores]], segmenter: str)
         cut = [{seed: arm[seed] for seed in seeds} for arm in (own, generator)]
         part, whole = (study.difference(arm, real, MIOU, same_architectures=False).difference for arm in cut)
         if whole > 0:
-            share = f"{100 * part / whole:.0f} %"
-            lines.append(
-                f"  Students of `{name}` keep {share} of it: {100 * part:+.1f} of {100 * whole:+.1f}, same seeds."
-            )
+            told = f"{100 * part / whole:.0f} % of it: {100 * part:+.1f} of {100 * whole:+.1f}, {text.counted(seeds)}"
+            lines.append(f"  Students of `{name}` keep {told}.")
     return lines

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from dakter.evaluate.likeness import MEASURES
@@ -29,6 +29,11 @@ def copies(found: Mapping[str, Any]) -> str:
     """A share of copies with its interval in per cent; bold where it is not within the bound."""
     words = f"{100 * found['share']:.1f} % ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
     return words if found["within"] else f"**{words}**"
+
+
+def counted(seeds: Collection[int]) -> str:
+    """How many seeds a number stands on."""
+    return f"{len(seeds)} seed" + ("" if len(seeds) == 1 else "s")
 
 
 def fixed(value: float | None, digits: int) -> str:

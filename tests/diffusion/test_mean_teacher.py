@@ -156,9 +156,11 @@ def test_a_teacher_without_pupils_is_refused() -> None:
             TrainConfig.model_validate({**TAUGHT.model_dump(), **changes})
 
 
-def test_without_unlabelled_images_there_is_no_teacher() -> None:
+def test_without_unlabelled_images_there_is_no_teacher_and_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
     alone = replace(DATA, unlabelled=None)
-    taught = run_fit(TAUGHT, data=alone)
+    with caplog.at_level(logging.WARNING, "dakter"):
+        taught = run_fit(TAUGHT, data=alone)
+    assert "train.mean_teacher has no unlabelled image to label" in caplog.text
     assert "consistency_loss" not in taught.history[-1]
     plain = run_fit(TAUGHT.model_copy(update={"mean_teacher": MeanTeacher()}), data=alone)
     for name, value in plain.pipeline.unet.state_dict().items():

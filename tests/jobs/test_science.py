@@ -401,7 +401,7 @@ def test_the_page_tells_what_students_keep_of_the_gain_of_their_generator(done: 
     (place / "generator-unlabelled-8-seed0.json").write_text(json.dumps(generator))
     page = Path(JOB.run(_settings(tmp_path, report=True), _cli.Stop())["page"]).read_text()
     own, whole = 100 * (miou(middle) - miou(worst)), 100 * (miou(best) - miou(worst))
-    told = f"Students of `ours` keep {100 * own / whole:.0f} % of it: {own:+.1f} of {whole:+.1f}, same seeds."
+    told = f"Students of `ours` keep {100 * own / whole:.0f} % of it: {own:+.1f} of {whole:+.1f}, 1 seed."
     assert told in page
 
 
@@ -418,8 +418,8 @@ def test_what_students_keep_is_told_for_both_ways_of_keeping_weights_on_the_seed
     }
     study: Any = SimpleNamespace(difference=difference)
     first, last = segmenters.kept(study, students, generator)
-    assert first == "  Students of `ours-chosen` keep 50 % of it: +5.0 of +10.0, same seeds."
-    assert last == "  Students of `ours-chosen-last` keep 80 % of it: +12.0 of +15.0, same seeds."
+    assert first == "  Students of `ours-chosen` keep 50 % of it: +5.0 of +10.0, 1 seed."
+    assert last == "  Students of `ours-chosen-last` keep 80 % of it: +12.0 of +15.0, 2 seeds."
     students[generator] = {0: 0.6}
     assert segmenters.kept(study, students, generator) == [], "no gain, nothing to keep"
 
