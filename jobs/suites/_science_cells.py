@@ -49,10 +49,13 @@ class Workshop:
         tier: its settings.
         folder: local folder of the working files.
         should_stop: asked between steps; a generator leaves a checkpoint then.
+        recorded: digest of the tiles of each data cell that has a record.
     """
 
-    def __init__(self, tier: Tier, folder: Path, should_stop: Callable[[], bool]):
-        self.tier, self.folder, self.should_stop = tier, folder, should_stop
+    def __init__(
+        self, tier: Tier, folder: Path, should_stop: Callable[[], bool], recorded: Mapping[str, str] | None = None
+    ):
+        self.tier, self.folder, self.should_stop, self.recorded = tier, folder, should_stop, recorded or {}
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self._corpora: dict[str, TileCorpus] = {}
 
@@ -71,12 +74,22 @@ class Workshop:
         return self._student_figures(cell.arm, cell.architecture, cell.seed)
 
     def corpus(self, labels: Labels, seed: int) -> TileCorpus:
-        """Tiles with ``labels`` labelled images a sensor drawn by ``seed``; made where they are not there."""
+        """Tiles with ``labels`` labelled images a sensor drawn by ``seed``; made where they are not there.
+
+        Raises:
+            ConflictError: they are of other images than those of the records.
+        """
         name = data_name(labels, seed)
         if name not in self._corpora:
             url = str(self.folder / "tiles" / name)
             prepare(self.tier.data_of(labels, seed), self.tier.tiles, url, should_stop=self.should_stop)
-            self._corpora[name] = TileCorpus.open(url)
+            corpus = TileCorpus.open(url)
+            if corpus.manifest.digest != self.recorded.get(name, corpus.manifest.digest):
+                raise ConflictError(
+                    f"{url}: tiles of other images than those of the record {name}; expected the same images, or "
+                    "records of your own: choose another --results"
+                )
+            self._corpora[name] = corpus
         return self._corpora[name]
 
     def _data_figures(self, corpus: TileCorpus) -> dict[str, Any]:

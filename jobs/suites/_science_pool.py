@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
@@ -43,12 +43,14 @@ def in_processes(
     *,
     may_begin: Callable[[Cell], bool],
     should_stop: Callable[[], bool],
+    recorded: Mapping[str, str],
 ) -> Iterator[Done]:
     """Do ``open_cells``, ``workers`` at a time; ends early, with cells left, once nothing more may begin.
 
     Args:
         may_begin: asked before a cell is begun; a cell refused is not asked for again.
         should_stop: asked every second; cells in hand are then stopped, generators at a checkpoint.
+        recorded: of a Workshop.
 
     Raises:
         Exception: whatever a cell raised, after the others in hand have ended and been yielded.
@@ -59,7 +61,7 @@ def in_processes(
     waiting = sorted(open_cells, key=lambda cell: (_KINDS.index(cell.kind), _place(tier, cell)))
     running: dict[Future[tuple[dict[str, Any], float]], Cell] = {}
     failed: BaseException | None = None
-    arguments = (tier, folder, stop, max(1, (os.cpu_count() or 1) // workers), _context.current())
+    arguments = (tier, folder, recorded, stop, max(1, (os.cpu_count() or 1) // workers), _context.current())
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=arguments) as pool:
         while running or (waiting and not stop.is_set()):
             if should_stop():
@@ -96,12 +98,14 @@ def _place(tier: Tier, cell: Cell) -> int:
 _workshop: Workshop
 
 
-def _begin(tier: Tier, folder: Path, stop: Event, threads: int, context: _context.RunContext) -> None:
+def _begin(
+    tier: Tier, folder: Path, recorded: Mapping[str, str], stop: Event, threads: int, context: _context.RunContext
+) -> None:
     global _workshop
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent alone decides
     _context.enter(context)
     torch.set_num_threads(threads)
-    _workshop = Workshop(tier, folder, stop.is_set)
+    _workshop = Workshop(tier, folder, stop.is_set, recorded)
 
 
 def _work(cell: Cell) -> tuple[dict[str, Any], float]:

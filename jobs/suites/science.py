@@ -41,7 +41,7 @@ def run(settings: Any, stop: Stop, provenance: Callable[[], dict[str, Any]]) -> 
 
     Raises:
         ConfigError: no such tier, no cell of such a name, or no data.
-        ConflictError: a record was made with other settings.
+        ConflictError: a record was made with other settings, or with other images.
         Stopped: asked to stop, or the budget is spent; finished cells and checkpoints are kept.
     """
     tier = _tier(settings.tier) if settings.report else resolved(settings.tier, settings.science)
@@ -57,6 +57,7 @@ def run(settings: Any, stop: Stop, provenance: Callable[[], dict[str, Any]]) -> 
     deadline = Deadline(settings.science.budget_minutes)
     folder = Path(storage.local_path(storage.join(settings.out, f"science-{settings.tier}")))
     left = len(open_cells)
+    recorded = records.digests(chosen)
 
     def may_begin(cell: Cell) -> bool:
         needed = 0.0 if cell.kind == "generator" else records.longest(cell) * _LONGEST  # a generator is resumed
@@ -67,7 +68,7 @@ def run(settings: Any, stop: Stop, provenance: Callable[[], dict[str, Any]]) -> 
         )
         return False
 
-    for done in _in_turn(tier, folder, open_cells, settings.science.workers, may_begin, stop, deadline):
+    for done in _in_turn(tier, folder, open_cells, settings.science.workers, may_begin, stop, deadline, recorded):
         records.write(done.cell, done.figures, done.seconds)
         left -= 1
     if left:
@@ -83,6 +84,7 @@ def _in_turn(
     may_begin: Callable[[Cell], bool],
     stop: Stop,
     deadline: Deadline,
+    recorded: Mapping[str, str],
 ) -> Iterator[Done]:
     """Finished cells as they come, in this process or in several."""
 
@@ -90,9 +92,11 @@ def _in_turn(
         return stop() or deadline.passed()
 
     if workers > 1:
-        yield from in_processes(tier, folder, open_cells, workers, may_begin=may_begin, should_stop=should_stop)
+        yield from in_processes(
+            tier, folder, open_cells, workers, may_begin=may_begin, should_stop=should_stop, recorded=recorded
+        )
         return
-    workshop = Workshop(tier, folder, should_stop)
+    workshop = Workshop(tier, folder, should_stop, recorded)
     for number, cell in enumerate(open_cells):
         stop.check(f"{len(open_cells) - number} cells are left")
         if not may_begin(cell):
@@ -173,6 +177,11 @@ class Records:
         """Name -> record of every cell that is done."""
         found = {cell.name: self.read(cell) for cell in everything}
         return {name: record for name, record in found.items() if record is not None}
+
+    def digests(self, everything: list[Cell]) -> dict[str, str]:
+        """Data cell -> digest of its tiles, of those that have a record."""
+        done = self.finished([cell for cell in everything if cell.kind == "data"])
+        return {name: str(record["figures"]["digest"]) for name, record in done.items()}
 
     def longest(self, cell: Cell) -> float:
         """Seconds of the longest cell of this kind (and architecture) so far; 0 if none is known."""

@@ -256,6 +256,19 @@ def test_a_record_of_other_settings_is_refused(done: Path, tmp_path: Path) -> No
         JOB.run(_settings(tmp_path, **{"science.cells": "data-8-seed0"}), _cli.Stop())
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_cells_are_not_done_beside_records_of_other_images(done: Path, tmp_path: Path, workers: int) -> None:
+    record = _record(done, "data-8-seed0")
+    record["figures"]["digest"] = "of other images"
+    place = tmp_path / "results/science/short"
+    place.mkdir(parents=True)
+    (place / "data-8-seed0.json").write_text(json.dumps(record))
+    asked = {"science.cells": "student-real-fpn-seed0", "science.workers": workers}
+    with pytest.raises(ConflictError, match=r"data-8-seed0; expected the same images.*--results"):
+        JOB.run(_settings(tmp_path, **asked), _cli.Stop())
+    assert [path.name for path in place.iterdir()] == ["data-8-seed0.json"]
+
+
 def test_working_files_of_other_settings_are_refused(done: Path) -> None:
     tier, folder = TIERS["short"], done / "out/science-short"
     longer = replace(tier, students=tier.students.model_copy(update={"steps": 5}))
