@@ -57,8 +57,7 @@ def in_processes(
     """
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
-    # Stable: of one kind, seed after seed; of students, one architecture after the other.
-    waiting = sorted(open_cells, key=lambda cell: (_KINDS.index(cell.kind), _place(tier, cell)))
+    waiting = in_order(tier, open_cells)
     running: dict[Future[tuple[dict[str, Any], float]], Cell] = {}
     failed: BaseException | None = None
     arguments = (tier, folder, recorded, stop, max(1, (os.cpu_count() or 1) // workers), _context.current())
@@ -91,8 +90,18 @@ def in_processes(
         raise failed
 
 
-def _place(tier: Tier, cell: Cell) -> int:
-    return tier.architectures.index(cell.architecture) if cell.architecture else 0
+def in_order(tier: Tier, open_cells: Sequence[Cell]) -> list[Cell]:
+    """Kind by kind; generators seed by seed, students by architecture and then arm by arm, as the tier has them.
+
+    So the first arm, which all others are compared with, has its students on every seed before the budget is spent.
+    """
+
+    def place(cell: Cell) -> tuple[int, int, int]:
+        architecture = tier.architectures.index(cell.architecture) if cell.architecture else 0
+        arm = tier.arms.index(cell.arm) if cell.arm in tier.arms else 0
+        return _KINDS.index(cell.kind), architecture, arm
+
+    return sorted(open_cells, key=place)  # stable
 
 
 _workshop: Workshop

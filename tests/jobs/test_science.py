@@ -33,6 +33,7 @@ from jobs.suites._science_chosen import CHOICES, CHOSEN, by_val, stands_for
 from jobs.suites._science_contrasts import CONTRASTS
 from jobs.suites._science_images import equal_sets, measured
 from jobs.suites._science_plan import TIERS, cells, select
+from jobs.suites._science_pool import in_order
 from jobs.suites._science_settings import ScienceConfig
 
 EVERY_ARM = "*-seed0"
@@ -109,6 +110,19 @@ def test_arms_use_what_their_generator_can_do() -> None:
     unlabelled = {n for n, arm in ARMS.items() if arm.generator and GENERATORS[arm.generator].unlabelled}
     assert unlabelled == {"relabel", "ours"}
     assert not TIERS["headline"].train_of("labelled", 0).unlabelled_share
+
+
+def test_the_first_arm_comes_first_on_every_seed() -> None:
+    """All others are compared with it: a budget that ends early must not leave it out on some seeds."""
+    tier = TIERS["scarce"]
+    ordered = in_order(tier, cells(tier))
+    assert [cell.kind for cell in ordered] == sorted(
+        (cell.kind for cell in ordered), key=["data", "generator", "student", "images"].index
+    )
+    students = [cell for cell in ordered if cell.kind == "student"]
+    assert [(cell.arm, cell.seed) for cell in students[:11]] == [("real", s) for s in range(10)] + [("hard", 0)]
+    generators = [cell.seed for cell in ordered if cell.kind == "generator"]
+    assert generators == sorted(generators)
 
 
 def test_records_that_are_kept_are_of_the_settings_of_now() -> None:
