@@ -34,6 +34,7 @@ from dakter.students.streams import SyntheticStream, array_stream, mixed_stream
 from jobs.suites import _science_fractions as fractions
 from jobs.suites._paced_sampler import entropy_nats
 from jobs.suites._science_arms import ALL_ARMS, GENERATORS, Arm, Labels, SoftLabel
+from jobs.suites._science_checkpoints import keep_checkpoint, latest
 from jobs.suites._science_images import BOUND, measured
 from jobs.suites._science_plan import Cell, Tier, data_name, generator_cell, generator_name, student_cell, student_name
 from jobs.suites._science_scores import CHUNK, described, scored
@@ -131,12 +132,12 @@ class Workshop:
         )
         name = generator_name(kind, labels, seed)
         checkpoints = self.folder / "checkpoints" / name
-        resume = _latest(checkpoints)
+        resume = latest(checkpoints)
         done = int(storage.read_json(str(resume / "state.json"))["step"]) if resume else 0
         progress = Progress(log, name, train.steps, "steps", done=done)
 
         def keep(folder: Path, metrics: dict[str, float]) -> None:
-            _keep_checkpoint(folder, checkpoints, int(metrics["step"]))
+            keep_checkpoint(folder, checkpoints, int(metrics["step"]))
 
         def on_look(row: dict[str, float]) -> None:
             log.info("%s: step %d, val mIoU %.3f, NLL %.4f", name, row["step"], row["val_miou"], row["val_nll"])
@@ -383,23 +384,3 @@ def _check_identity(place: str, record: Mapping[str, Any], wanted: Mapping[str, 
 def _labelled(corpus: TileCorpus, split: str) -> students.LabelledArrays:
     arrays = corpus.read(split)
     return students.LabelledArrays(arrays.images, arrays.labels)
-
-
-def _latest(checkpoints: Path) -> Path | None:
-    """The checkpoint of most steps that is complete (its state.json is written last, the folder renamed into place)."""
-    found = sorted(path for path in checkpoints.glob("step-*") if (path / "state.json").is_file())
-    return found[-1] if found else None
-
-
-def _keep_checkpoint(folder: Path, checkpoints: Path, step: int) -> None:
-    """Copy a checkpoint to ``checkpoints/step-NNNNNNN``, in place at once or not at all, and drop older ones."""
-    target = checkpoints / f"step-{step:07d}"
-    partial = checkpoints / f"partial-{step:07d}"
-    storage.remove_folder(str(partial))
-    storage.upload_folder(folder, str(partial))
-    if target.exists():
-        storage.remove_folder(str(target))
-    partial.rename(target)
-    for old in checkpoints.glob("step-*"):
-        if old != target:
-            storage.remove_folder(str(old))

@@ -158,7 +158,6 @@ def _on_two_cores(tier: Tier) -> Tier:
         num_generated=800,
         evaluations=4,
         students=StudentsConfig(steps=500, evaluate_every=50, ema_decay=0.98),
-        seeds=(0, 1, 2),
         arms=("real", "selftrain", "relabel-views", "ours-views", *TAUGHT),
         generators=("unlabelled-kept",),  # what other views of labels add to it
         primary=("ours-chosen", "real"),
@@ -179,7 +178,6 @@ TIERS = {
         reads_test=False,
     ),
     "scarce": _SCARCE,
-    # Which ten images are labelled decides most, so more draws of them; on 5 to 7 no setting was chosen.
     "scarce-cpu": replace(
         _SCARCE_CPU,
         seeds=tuple(range(8)),
