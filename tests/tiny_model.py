@@ -28,6 +28,8 @@ def random_joint(
         for number, (name, value) in enumerate(unet.named_parameters()):
             noise = torch.randn(value.shape, generator=rng.torch_generator(5, name, number))
             value.copy_(noise * 0.3 if value.ndim == 1 else noise / value[0].numel() ** 0.5)
+        if unet.table is not None:
+            unet.table.normal_(generator=rng.torch_generator(5, "table"))
     return JointDiffusionPipeline.build(unet.eval(), diffusion, b=0.4, class_table=table, **about)
 
 

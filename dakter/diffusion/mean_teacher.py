@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import nn
 
 from dakter.diffusion.batch import Batch
+from dakter.diffusion.network import JointUNet, describe
 from dakter.diffusion.schedule import add_noise
 from dakter.diffusion.train_config import MeanTeacher
 from dakter.errors import ConfigError
@@ -40,7 +40,7 @@ def count_taught(config: MeanTeacher, num_unlabelled: int) -> int:
 
 @torch.no_grad()
 def answers(
-    network: nn.Module,
+    network: JointUNet,
     averaged: Mapping[str, torch.Tensor],
     plain_TCHW: torch.Tensor,
     noise_x_TCHW: torch.Tensor,
@@ -59,10 +59,11 @@ def answers(
         temperature: T of p^(1/T), renormalised.
     """
     x = add_noise(plain_TCHW, noise_x_TCHW, t_x_T)
+    told = () if network.table is None else (describe(plain_TCHW),)
     was = network.training
     network.eval()
     try:
-        out = torch.func.functional_call(network, dict(averaged), (x, noise_y_TKHW, t_x_T, t_y_T))
+        out = torch.func.functional_call(network, dict(averaged), (x, noise_y_TKHW, t_x_T, t_y_T, *told))
     finally:
         network.train(was)
     return (out.logits.float() / temperature).softmax(1)

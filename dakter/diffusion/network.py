@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -22,7 +23,9 @@ from dakter.errors import ConfigError
 
 
 class NetworkConfig(Config):
-    """Size of the joint network."""
+    """Size of the joint network, and what it is told."""
+
+    later: ClassVar[tuple[str, ...]] = ("descriptors",)
 
     widths: tuple[int, ...] = setting(
         (64, 96, 144), "channels of each level, finest first; multiples of 8", unit="channels"
@@ -35,6 +38,10 @@ class NetworkConfig(Config):
     )
     attention: bool = setting(False, "self-attention at the lowest level")
     dropout: float = setting(0.0, "dropout inside residual blocks", ge=0, lt=1)
+    descriptors: bool = setting(
+        False,
+        "tell the network brightness, contrast and roughness of the clean image; samples take those of training images",
+    )
 
 
 @dataclass
@@ -54,6 +61,27 @@ def level_features(t_B: torch.Tensor, count: int) -> torch.Tensor:
     frequency = torch.exp(-math.log(1000) * torch.arange(half, device=t_B.device) / max(half - 1, 1)) * 1000
     angle = t_B.float()[:, None] * frequency[None]
     return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+NUM_DESCRIPTORS = 3  # of each band
+TABLE_SIZE = 1024
+_FLOOR = 0.01  # of contrast and roughness, in units of the model scale: 1.3 gray levels of 256
+
+
+def describe(x_BCHW: torch.Tensor) -> torch.Tensor:
+    """Descriptors of images on the model scale: float32 ``(B, 3 C)``.
+
+    Mean, log of the standard deviation, and log of the root mean square difference of neighbours, of each band. They
+    do not change when an image is turned or mirrored.
+    """
+    x = x_BCHW.float()
+    mean = x.mean((2, 3), keepdim=True)
+    contrast = (x - mean).square().mean((2, 3)).sqrt()
+    # beyond the border everything goes on as it is, so that an image of one row or column has a roughness too
+    down = functional.pad(x, (0, 0, 0, 1), mode="replicate").diff(dim=2)
+    right = functional.pad(x, (0, 1, 0, 0), mode="replicate").diff(dim=3)
+    rough = ((down.square().mean((2, 3)) + right.square().mean((2, 3))) / 2).sqrt()
+    return torch.cat([mean[:, :, 0, 0], (contrast + _FLOOR).log(), (rough + _FLOOR).log()], dim=1)
 
 
 def _norm(channels: int) -> nn.GroupNorm:
@@ -119,13 +147,20 @@ class Level(nn.Module):
 class JointUNet(ModelMixin, ConfigMixin):
     """p of (image, label map) at any pair of noise levels.
 
+    Group normalisation takes out of an image how bright and how rough it is as a whole (Song and Ermon 2019,
+    1907.05600, appendix A, on instance normalisation), and a network of few weights or steps then draws images that are
+    all alike in both. Told the descriptors d of the clean image it is p(x, y | d), and p(d) is that of training images.
+
     Args:
         bands: image bands C.
         num_classes: classes K.
-        widths, blocks, unshuffle, attention, dropout: see NetworkConfig.
+        widths, blocks, unshuffle, attention, dropout, descriptors: see NetworkConfig.
 
-    H and W must be multiples of ``stride``.
+    H and W must be multiples of ``stride``. With ``descriptors`` the buffer ``table`` ``(TABLE_SIZE, 3 C)`` holds those
+    of training images, for samples to draw from; without it is None.
     """
+
+    table: torch.Tensor | None
 
     @register_to_config
     def __init__(
@@ -137,6 +172,7 @@ class JointUNet(ModelMixin, ConfigMixin):
         unshuffle: int = 2,
         attention: bool = False,
         dropout: float = 0.0,
+        descriptors: bool = False,
     ):
         super().__init__()
         if not widths or any(width < 8 or width % 8 for width in widths):
@@ -150,7 +186,9 @@ class JointUNet(ModelMixin, ConfigMixin):
         base, folded = widths[0], (bands + num_classes) * unshuffle**2
         features = 4 * base
         self.num_level_features = base
-        self.embed = nn.Sequential(nn.Linear(2 * base, features), nn.SiLU(), nn.Linear(features, features), nn.SiLU())
+        told = 2 * base + (NUM_DESCRIPTORS * bands if descriptors else 0)
+        self.register_buffer("table", torch.zeros(TABLE_SIZE, NUM_DESCRIPTORS * bands) if descriptors else None)
+        self.embed = nn.Sequential(nn.Linear(told, features), nn.SiLU(), nn.Linear(features, features), nn.SiLU())
         self.stem = nn.Conv2d(folded, base, 3, padding=1)
         self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
         for i, width in enumerate(widths[:-1]):
@@ -183,11 +221,22 @@ class JointUNet(ModelMixin, ConfigMixin):
             )
 
     def forward(
-        self, x_BCHW: torch.Tensor, y_BKHW: torch.Tensor, t_x_B: torch.Tensor, t_y_B: torch.Tensor
+        self,
+        x_BCHW: torch.Tensor,
+        y_BKHW: torch.Tensor,
+        t_x_B: torch.Tensor,
+        t_y_B: torch.Tensor,
+        descriptors_BD: torch.Tensor | None = None,
     ) -> JointOutput:
-        """Noisy image and label with their levels (0 clean, 1 pure noise) to both predictions."""
+        """Noisy image and label with their levels (0 clean, 1 pure noise) to both predictions.
+
+        ``descriptors`` are those of the clean image (``describe``), for a network that is told them.
+        """
         count, dtype = self.num_level_features, self.stem.weight.dtype
         levels = torch.cat([level_features(t_x_B, count), level_features(t_y_B, count)], dim=1)
+        if self.table is not None:
+            assert descriptors_BD is not None, "this network is told descriptors"
+            levels = torch.cat([levels, descriptors_BD], dim=1)
         features = self.embed(levels.to(dtype))
         h = self.stem(functional.pixel_unshuffle(torch.cat([x_BCHW, y_BKHW], 1), self.unshuffle))
         kept = []

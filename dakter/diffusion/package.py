@@ -8,7 +8,7 @@ that of sample 0 of ``JointDiffusionPipeline.label``; beyond it, it repeats.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -90,7 +90,10 @@ class PackagedLabeller(Packaged):
 
     def logits(self, model_BCHW: Tensor) -> Tensor:
         """log p(y | x)."""
-        denoiser = Denoiser(self.network, self.objective, self.label_loss, self.b, model_BCHW.device, clip=False)
+        network = cast(JointUNet, self.network)
+        denoiser = Denoiser(
+            network, self.objective, self.label_loss, self.b, model_BCHW.device, clip=False, table=network.table
+        )
         soft = average_readout(
             denoiser,
             model_BCHW,

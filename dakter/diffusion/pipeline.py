@@ -349,7 +349,14 @@ class JointDiffusionPipeline(DiffusionPipeline):
             self._prepared = (key, nn.Module.to(network, memory_format=torch.channels_last))
         config = self.config
         return Denoiser(
-            self._prepared[1], config.objective, config.label_loss, config.b, device, clip=sampler.clip, dtype=dtype
+            self._prepared[1],
+            config.objective,
+            config.label_loss,
+            config.b,
+            device,
+            clip=sampler.clip,
+            dtype=dtype,
+            table=self.unet.table,
         )
 
 

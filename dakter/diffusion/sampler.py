@@ -17,6 +17,7 @@ from dakter import rng
 from dakter.config import Config, setting
 from dakter.diffusion.balance import probabilities, reenter
 from dakter.diffusion.loss import clean_image
+from dakter.diffusion.network import describe
 from dakter.diffusion.schedule import SchedulerName, continuous_t, set_steps
 
 
@@ -34,7 +35,10 @@ class SamplerConfig(Config):
 
 @dataclass(frozen=True)
 class Denoiser:
-    """The network as a function from noisy pairs to clean predictions, in float32 outside and ``dtype`` inside."""
+    """The network as a function from noisy pairs to clean predictions, in float32 outside and ``dtype`` inside.
+
+    ``table``: descriptors of training images, of a network that is told such.
+    """
 
     network: Callable[..., Any]
     objective: str
@@ -43,14 +47,32 @@ class Denoiser:
     device: torch.device
     clip: bool = True
     dtype: torch.dtype = torch.float32
+    table: torch.Tensor | None = None
 
-    def __call__(self, x: torch.Tensor, y: torch.Tensor, t_x: float, t_y: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Clean image ``(B, C, H, W)`` and soft label ``(B, K, H, W)``, float32; one pair of levels for all rows."""
+    def __call__(
+        self, x: torch.Tensor, y: torch.Tensor, t_x: float, t_y: float, told: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Clean image ``(B, C, H, W)`` and soft label ``(B, K, H, W)``, float32; one pair of levels for all rows.
+
+        ``told``: from ``describe`` or ``draw_descriptors``.
+        """
         levels_x = torch.full((x.shape[0],), t_x, device=self.device)  # len(x) would freeze it in an exported graph
         levels_y = torch.full((x.shape[0],), t_y, device=self.device)
-        out = self.network(x.to(self.dtype), y.to(self.dtype), levels_x, levels_y)
+        more = () if told is None else (told,)
+        out = self.network(x.to(self.dtype), y.to(self.dtype), levels_x, levels_y, *more)
         image = clean_image(out.image.float(), x, levels_x, self.objective)
         return (image.clamp(-1, 1) if self.clip else image), probabilities(out.logits, self.label_loss)
+
+    def describe(self, x_BCHW: torch.Tensor) -> torch.Tensor | None:
+        """What the network is to be told of clean images; None: nothing."""
+        return None if self.table is None else describe(x_BCHW)
+
+    def draw_descriptors(self, seed: int, stream: str, indices: Sequence[int]) -> torch.Tensor | None:
+        """The same of images that are to be drawn: of a training image, by (seed, stream, index)."""
+        if self.table is None:
+            return None
+        rows = [int(rng.numpy_rng(seed, stream, 0, int(i)).integers(len(self.table))) for i in indices]
+        return self.table[rows].float()
 
 
 def reverse(
@@ -85,11 +107,12 @@ def draw_pairs(
     """Samples of p(x, y) along t_x = t_y: images and the soft labels of the last evaluation."""
     x = rng.normal((bands, size_px, size_px), seed, "sample/image", 0, indices)
     y = rng.normal((num_classes, size_px, size_px), seed, "sample/label", 0, indices)
+    told = denoiser.draw_descriptors(seed, "sample/descriptors", indices)
     soft = torch.empty(0)
 
     def predict(state: torch.Tensor, t: float) -> torch.Tensor:
         nonlocal soft
-        image, soft = denoiser(state[:, :bands], state[:, bands:], t, t)
+        image, soft = denoiser(state[:, :bands], state[:, bands:], t, t, told)
         return torch.cat([image, reenter(soft, denoiser.b)], 1)
 
     generators = [rng.torch_generator(seed, "sample/steps", 0, int(i)) for i in indices]
@@ -110,8 +133,9 @@ def draw_images(
 ) -> torch.Tensor:
     """Samples of p(x | y): ``y_BKHW`` is the label input at level ``t_y``, kept while the image is denoised."""
     x = rng.normal((bands, *y_BKHW.shape[2:]), seed, "render/image", 0, indices).to(denoiser.device)
+    told = denoiser.draw_descriptors(seed, "render/descriptors", indices)
     generators = [rng.torch_generator(seed, "render/steps", 0, int(i)) for i in indices]
-    return reverse(scheduler, steps, x, lambda state, t: denoiser(state, y_BKHW, t, t_y)[0], generators)
+    return reverse(scheduler, steps, x, lambda state, t: denoiser(state, y_BKHW, t, t_y, told)[0], generators)
 
 
 def micro_batches(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:

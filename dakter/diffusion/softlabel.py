@@ -71,12 +71,13 @@ def average_readout(
     """
     height, width = x_BCHW.shape[2:]
     levels = torch.full((x_BCHW.shape[0],), clean_t)
+    told = denoiser.describe(x_BCHW)
     total: torch.Tensor | None = None
     for draw in range(evaluations):
         which = draw % NUM_TURNS if turned else 0
         x = turn(add_noise(x_BCHW, image_noise(draw, height, width), levels), which)
         y = label_noise(draw, *x.shape[2:]).expand(x.shape[0], -1, -1, -1)
-        soft = turn_back(denoiser(x, y, clean_t, 1.0)[1], which)
+        soft = turn_back(denoiser(x, y, clean_t, 1.0, told)[1], which)
         total = soft if total is None else total + soft
     assert total is not None, "at least one evaluation"
     return total / evaluations
@@ -125,6 +126,7 @@ def chains(
     turned: bool = False,
 ) -> torch.Tensor:
     """Mean of the last softmax of ``num_chains`` label chains p(y | x), float32 ``(B, K, H, W)``; turns as above."""
+    told = denoiser.describe(x_BCHW)
     total = torch.zeros(len(x_BCHW), num_classes, *x_BCHW.shape[2:], device=x_BCHW.device)
     for draw in range(num_chains):
         which = draw % NUM_TURNS if turned else 0
@@ -134,7 +136,7 @@ def chains(
 
         def predict(state: torch.Tensor, t: float, x: torch.Tensor = x) -> torch.Tensor:
             nonlocal soft
-            soft = denoiser(x, state, clean_t, t)[1]
+            soft = denoiser(x, state, clean_t, t, told)[1]
             return reenter(soft, denoiser.b)
 
         generators = [rng.torch_generator(seed, "label/steps", draw, int(i)) for i in indices]

@@ -26,14 +26,15 @@ from dakter.diffusion.batch import Batch, TrainingData, assemble, count_unlabell
 from dakter.diffusion.checkpoint import check_same, load_optimizer, optimizer_tensors, read_checkpoint, write_checkpoint
 from dakter.diffusion.loss import losses
 from dakter.diffusion.mean_teacher import answers, count_taught, teacher_probabilities
-from dakter.diffusion.network import JointUNet, NetworkConfig
+from dakter.diffusion.network import JointUNet, NetworkConfig, describe
 from dakter.diffusion.pipeline import JointDiffusionPipeline
 from dakter.diffusion.schedule import DiffusionConfig, add_noise
 from dakter.diffusion.train_config import TrainConfig, learning_rate
 from dakter.diffusion.validation import Validation
 from dakter.ema import Ema
 from dakter.errors import ConfigError, DakterError
-from dakter.rng import derive_seed
+from dakter.rng import derive_seed, permutation
+from dakter.schema import to_model
 
 log = logging.getLogger("dakter")
 
@@ -72,6 +73,8 @@ class Trainer:
             torch.manual_seed(derive_seed(train.seed, "train/weights"))
             self.unet = JointUNet.build(network, len(data.bands), len(data.class_table))
         self.unet.check_size(*data.images.shape[2:])
+        if self.unet.table is not None:
+            self.unet.table.copy_(self._descriptors(len(self.unet.table)))
         # CPU: GroupNorm's backward in channels_last bf16 is 12-45 times slower than NCHW. GPUs want channels_last.
         layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         nn.Module.to(self.unet, device)
@@ -102,6 +105,15 @@ class Trainer:
         alone = device.type == "cuda" and not several
         self.gradients = Captured(self.differentiate, self.unet.parameters(), capture=alone)
         self.captured_answers = Captured(self._answers, (), capture=alone)
+
+    def _descriptors(self, count: int) -> torch.Tensor:
+        """Of ``count`` of the images that are learned from, each as often as any other but for one: ``(count, D)``."""
+        parts = [self.data.images]
+        if self.num_unlabelled and self.data.unlabelled is not None:
+            parts.append(self.data.unlabelled)
+        found = torch.cat([describe(to_model(part[i : i + 64])) for part in parts for i in range(0, len(part), 64)])
+        order = permutation(len(found), self.train.seed, "train/descriptors", 0)
+        return found[np.resize(order, count)]
 
     def seconds(self) -> float:
         """Of training so far, over all starts."""
@@ -256,7 +268,8 @@ class Trainer:
         noisy_x = add_noise(x_BCHW, noise_x_BCHW, t_x_B)
         noisy_y = add_noise(y, noise_y_BKHW, t_y_B)
         with self._autocast():
-            out = self.model(noisy_x, noisy_y, t_x_B, t_y_B)
+            told = () if self.unet.table is None else (describe(x_BCHW),)
+            out = self.model(noisy_x, noisy_y, t_x_B, t_y_B, *told)
         sums = losses(
             self.diffusion,
             out.image,

@@ -49,8 +49,10 @@ _KEPT = {"keep": "best", "validate_every": 350, "patience": 4}
 _VIEWS = {**_KEPT, "label_views": {"zoom_share": 0.5, "gain": 0.15, "gamma": 0.15}}
 # And a mean teacher for a quarter of the rows of unlabelled images.
 _TAUGHT = {**_VIEWS, "mean_teacher": {"share": 0.25, "start_step": 350, "temperature": 1.0}}
-# With one, longer training may do no harm: the last weights, after as many steps as a model of samples wants.
-_LATE = {**_TAUGHT, "keep": "last", "patience": None, "steps": 5600}
+# With one, longer training may do no harm: the last weights, after as many steps as the tier has, or as a model of
+# samples wants.
+_TO_THE_END = {**_TAUGHT, "keep": "last", "patience": None}
+_LATE = {**_TO_THE_END, "steps": 5600}
 # Share of a batch of 32 that leaves the one real row that every batch has.
 _ALL_BUT_ONE = 0.99
 # What a generator could be changed in, one thing at a time and some together: tier search compares them on val.
@@ -83,6 +85,8 @@ GENERATORS = {
     "unlabelled-views": Generator(_OURS, True, train=_VIEWS),
     "unlabelled-mean-teacher": Generator(_OURS, True, train=_TAUGHT),
     "unlabelled-late": Generator(_OURS, True, train=_LATE),
+    "unlabelled-end": Generator(_OURS, True, train=_TO_THE_END),
+    "unlabelled-described": Generator(_OURS, True, {"descriptors": True}, _TO_THE_END),
     # Parts taken away, and the sweep of b.
     "unlabelled-mse": Generator({**_OURS, "label_loss": "mse"}, unlabelled=True),
     **{f"unlabelled-b{b:g}": Generator({**_OURS, "b": b}, unlabelled=True) for b in (0.1, 0.3, 1.0)},

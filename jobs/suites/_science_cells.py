@@ -248,6 +248,7 @@ class Workshop:
             corpus.read("val"),
             len(corpus.manifest.class_table),
             lambda images: encode(encoder, images),
+            yardstick=self.corpus(None, seed).read("train"),
             unlabelled=corpus.read("unlabelled").images if GENERATORS[kind].unlabelled else None,
             resampling=Resampling(self.tier.num_resamples, 0, BOUND),
         )

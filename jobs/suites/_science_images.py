@@ -29,17 +29,22 @@ def measured(
     num_classes: int,
     encode: Encode,
     *,
+    yardstick: Split,
     unlabelled: np.ndarray | None,
     resampling: Resampling,
 ) -> dict[str, Any]:
     """Likeness for each soft label of the generated pairs, and that of further real images; copies.
 
     Val is the held-out set. Training images are drawn with as many of each sensor as val has; of both training and
-    generated images as many sets are compared as there are, of these ``_MOST_SETS`` at most.
+    generated images as many sets are compared as there are, of these ``_MOST_SETS`` at most. Where labels are scarce
+    the yardstick is the training images with the masks that the generator did not see as well: sets of twenty images
+    lie so far apart by chance that nothing could be told by them.
 
     Args:
         generated: ``image`` uint8 ``(N, C, H, W)`` and soft labels uint8 ``(N, K, H, W)``: ``last_step`` and, or not,
             ``readout``.
+        train: labelled images that the generator learned from.
+        yardstick: training images with masks, learned from as well or not.
         encode: features of an encoder trained on real images.
         unlabelled: real images without labels that the generator also learned from, and might copy; or None.
 
@@ -50,7 +55,7 @@ def measured(
     Raises:
         DataError: fewer generated images than val has.
     """
-    held_rows, train_rows = equal_sets(val.sensors, train.sensors)
+    held_rows, train_rows = equal_sets(val.sensors, yardstick.sensors)
     count, images = len(held_rows), generated["image"]
     starts = range(0, len(images) - count + 1, count)[:_MOST_SETS]
     if not starts:
@@ -62,7 +67,7 @@ def measured(
         chosen = split.images[rows]
         return Statistics.of(chosen, split.labels[rows], num_classes, encode(chosen))
 
-    held_out, real = of(val, held_rows), [of(train, rows) for rows in train_rows]
+    held_out, real = of(val, held_rows), [of(yardstick, rows) for rows in train_rows]
     features = encode(images)
     likeness: dict[str, Any] = {}
     for key in ("last_step", "readout"):

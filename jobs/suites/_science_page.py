@@ -348,17 +348,22 @@ class _Page:
             if cell.kind != "images" or record is None:
                 continue
             name = cell.name.removeprefix("images-")
-            likeness = record["figures"]["likeness"]
+            figures = record["figures"]
+            likeness, count = figures["likeness"], str(figures["num_images"])
             for key, what in SOFT_LABELS.items():
                 if key in likeness:
-                    copies = text.copies(record["figures"]["copies"])
-                    rows.append([f"{name}, {what}", *text.ratios(likeness[key]), copies])
+                    rows.append([f"{name}, {what}", count, *text.ratios(likeness[key]), text.copies(figures["copies"])])
             if "real" in likeness:
-                drawn = data_name(cell.labels, cell.seed)
-                of_real[drawn] = [f"further real images of {drawn}", *text.ratios(likeness["real"]), "–"]
+                drawn = f"further real images, seed {cell.seed}"
+                of_real[drawn] = [drawn, count, *text.ratios(likeness["real"]), "–"]
         rows += of_real.values()
-        further = "The last rows take training images for generated ones, as further real ones. " if of_real else ""
-        head = ["generator", *(name.replace("_", " ") for name in MEASURES), f"within {MOST_RATIO:g}", "copies"]
+        further = (
+            "The last rows take training images for generated ones, as further real ones: what can be shown at all. "
+            if of_real
+            else ""
+        )
+        measures = (name.replace("_", " ") for name in MEASURES)
+        head = ["generator", "images a set", *measures, f"within {MOST_RATIO:g}", "copies"]
         note = (
             "Distance of generated images from val images over that of training images from them, in sets of equal "
             "numbers, with the upper 90 % bound over images in brackets; bold: the bound is above "

@@ -182,6 +182,8 @@ TIERS = {
         _SCARCE_CPU,
         seeds=tuple(range(8)),
         arms=(*_SCARCE_CPU.arms, "hard", "dakter", *LAST),
+        # and what images gain by descriptors, all else alike
+        generators=(*_SCARCE_CPU.generators, "unlabelled-end", "unlabelled-described"),
         primary=("ours-chosen-last", "real"),
     ),
     "ablation": replace(
@@ -288,9 +290,17 @@ def student_cell(tier: Tier, arm_name: str, architecture: tuple[str, str], seed:
 
 
 def images_cell(tier: Tier, kind: str, labels: Labels, seed: int) -> Cell:
-    """What a generator's images are like; the encoder is that of the first architecture's student of arm ``real``."""
+    """What a generator's images are like; the encoder is that of the first architecture's student of arm ``real``.
+
+    Training images with every mask are the yardstick, whatever the generator has seen of them.
+    """
     architecture = tier.architectures[0]
-    needs = (data_name(labels, seed), generator_name(kind, labels, seed), student_name("real", architecture[0], seed))
+    needs = (
+        data_name(labels, seed),
+        data_name(None, seed),
+        generator_name(kind, labels, seed),
+        student_name("real", architecture[0], seed),
+    )
     return Cell(images_name(kind, labels, seed), "images", seed, labels, kind, "real", architecture, needs)
 
 
@@ -313,8 +323,10 @@ def cells(tier: Tier) -> list[Cell]:
         for architecture in tier.architectures:
             found += [student_cell(tier, arm, architecture, seed) for arm in tier.arms]
         if "real" in tier.arms:
+            found.append(Cell(data_name(None, seed), "data", seed, None))
             arms = [ALL_ARMS[name] for name in tier.arms]
             found += [images_cell(tier, arm.generator, tier.labels_of(arm), seed) for arm in arms if arm.generator]
+            found += [images_cell(tier, kind, tier.num_labelled, seed) for kind in tier.generators]
     return list({cell.name: cell for cell in found}.values())  # a name keeps its first place
 
 

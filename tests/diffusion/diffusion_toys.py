@@ -17,7 +17,8 @@ from dakter.diffusion.pipeline import JointDiffusionPipeline
 from dakter.diffusion.schedule import DiffusionConfig, alpha_sigma
 from dakter.schema import IGNORE, SOS
 
-TINY = NetworkConfig(widths=(8, 16), blocks=(1, 1), attention=True)
+PLAIN = NetworkConfig(widths=(8, 16), blocks=(1, 1), attention=True)
+TINY = PLAIN.model_copy(update={"descriptors": True})
 TRAIN = TrainConfig(
     steps=6, batch_size=4, warmup_steps=2, learning_rate=3e-3, precision="fp32", log_every=2, checkpoint_every=3
 )

@@ -11,13 +11,15 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from diffusion_toys import TINY, TRAIN, kept_checkpoints, run_fit, toy_data, unpack
+from diffusion_toys import PLAIN, TINY, TRAIN, kept_checkpoints, run_fit, toy_data, unpack
 from safetensors.torch import load_file, save_file
 
 from dakter.diffusion.fit import FitResult, checkpoint_pipeline
+from dakter.diffusion.network import describe
 from dakter.diffusion.schedule import DiffusionConfig
 from dakter.diffusion.train_config import LabelViews, MeanTeacher, learning_rate
 from dakter.errors import ConfigError, ConflictError, DakterError, DataError, Stopped
+from dakter.schema import to_model
 
 
 def _weights(result: FitResult) -> dict[str, torch.Tensor]:
@@ -28,8 +30,22 @@ def _losses(result: FitResult) -> list[tuple[float, float, float]]:
     return [(r["step"], r["image_loss"], r["label_loss"]) for r in result.history]
 
 
+@pytest.mark.parametrize("share", [0.5, 0.0])
+def test_the_model_keeps_descriptors_of_every_image_that_it_learned_from(share: float) -> None:
+    data = toy_data()
+    assert data.unlabelled is not None
+    result = run_fit(TRAIN.model_copy(update={"unlabelled_share": share}), data=data)
+    table = result.pipeline.unet.table
+    assert table is not None
+    seen = np.concatenate([data.images, data.unlabelled]) if share else data.images
+    distances = torch.cdist(table, describe(to_model(seen)))
+    assert float(distances.min(1).values.max()) < 1e-5, "each row is that of an image"
+    counts = torch.bincount(distances.argmin(1), minlength=len(seen))
+    assert counts.max() - counts.min() <= 1, "and each image has its part"
+
+
 def test_golden_losses_of_a_tiny_run() -> None:
-    result = run_fit(TRAIN)
+    result = run_fit(TRAIN, network=PLAIN)
     found = np.array(_losses(result))
     golden = np.array(GOLDEN)
     assert np.allclose(found, golden, rtol=2e-3), found.tolist()

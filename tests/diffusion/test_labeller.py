@@ -50,7 +50,7 @@ def test_at_odd_sizes_the_noise_repeats_and_the_edge_is_padded_and_cut() -> None
     with torch.no_grad():
         found = package(raw)
         expected = average_readout(
-            Denoiser(pipe.unet, "v", "ce", 0.4, torch.device("cpu")),
+            Denoiser(pipe.unet, "v", "ce", 0.4, torch.device("cpu"), table=pipe.unet.table),
             padded,
             image_noise=image_noise,
             label_noise=label_noise,

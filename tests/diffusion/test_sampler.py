@@ -8,9 +8,10 @@ import pytest
 import torch
 from diffusion_toys import Oracle, random_pipeline
 
+from dakter.diffusion.network import describe
 from dakter.diffusion.sampler import Denoiser, SamplerConfig, draw_pairs
 from dakter.diffusion.schedule import build_scheduler
-from dakter.diffusion.softlabel import SoftLabelConfig
+from dakter.diffusion.softlabel import SoftLabelConfig, readout
 
 NAMES = ("dpmpp_2m", "ddim", "ddpm")
 CPU = torch.device("cpu")
@@ -67,6 +68,34 @@ def test_a_sample_depends_on_its_number_alone(name: str, mode: str, precision: s
         assert torch.equal(one[0], several[2])  # other neighbours, another place
         assert torch.equal(one[0], several[5])  # another micro-batch, padded
         assert not torch.equal(one[0], several[0])
+
+
+def test_a_sample_takes_the_descriptors_of_a_training_image_by_its_number() -> None:
+    table, seen = torch.arange(30.0).view(10, 3), list[torch.Tensor]()
+
+    def network(
+        x: torch.Tensor, y: torch.Tensor, t_x: torch.Tensor, t_y: torch.Tensor, told: torch.Tensor
+    ) -> SimpleNamespace:
+        seen.append(told)
+        return SimpleNamespace(image=torch.zeros_like(x), logits=torch.zeros_like(y))
+
+    denoiser = Denoiser(network, "x0", "ce", 0.4, CPU, table=table)
+
+    def told(indices: list[int], seed: int = 0) -> torch.Tensor:
+        seen.clear()
+        scheduler = build_scheduler("dpmpp_2m", 1000)
+        draw_pairs(denoiser, scheduler, 3, bands=1, num_classes=2, size_px=8, seed=seed, indices=indices)
+        assert len(seen) == 3
+        assert all(torch.equal(one, seen[0]) for one in seen), "the same at every step"
+        return seen[0]
+
+    many = told(list(range(40)))
+    assert torch.equal(told([5, 31]), many[[5, 31]])
+    assert not torch.equal(told(list(range(40)), seed=1), many)
+    assert {tuple(row) for row in many.tolist()} == {tuple(row) for row in table.tolist()}, "of 40 draws each of 10"
+    clean = torch.rand(2, 1, 8, 8)
+    readout(denoiser, clean, num_classes=2, clean_t=0.01, evaluations=1, seed=0, indices=[0, 1])
+    assert torch.equal(seen[-1], describe(clean)), "a given image has descriptors of its own"
 
 
 def test_another_micro_batch_shape_agrees_within_rounding() -> None:

@@ -59,8 +59,9 @@ def test_every_cell_stands_on_earlier_cells_and_its_settings_are_sound(name: str
     assert len(students) == len(tier.arms) * len(tier.seeds) * len(tier.architectures)
     of_arms = {(ALL_ARMS[arm].generator, tier.labels_of(ALL_ARMS[arm])) for arm in tier.arms if ALL_ARMS[arm].generator}
     images = [cell for cell in cells(tier) if cell.kind == "images"]
-    assert {(cell.generator, cell.labels) for cell in images} == of_arms
-    assert len(images) == len(of_arms) * len(tier.seeds)
+    beside = {(kind, tier.num_labelled) for kind in tier.generators} if "real" in tier.arms else set()
+    assert {(cell.generator, cell.labels) for cell in images} == of_arms | beside
+    assert len(images) == len(of_arms | beside) * len(tier.seeds)
 
 
 @pytest.mark.parametrize("name", [name for name, tier in TIERS.items() if tier.reads_test])
@@ -182,7 +183,9 @@ def test_cells_are_chosen_with_what_they_need() -> None:
     names = [cell.name for cell in select(everything, "student-selftrain-*-seed1")]
     assert names == ["data-8-seed1", "student-real-fpn-seed1", "student-selftrain-fpn-seed1"]
     names = [cell.name for cell in select(everything, "images-paper-8-seed0")]
-    assert names == ["data-8-seed0", "generator-paper-8-seed0", "student-real-fpn-seed0", "images-paper-8-seed0"]
+    own = ["generator-paper-8-seed0", "student-real-fpn-seed0", "images-paper-8-seed0"]
+    assert {name for name in names if name not in own} == {"data-8-seed0", "data-all-seed0"}
+    assert [name for name in names if name in own] == own
     with pytest.raises(ConfigError, match="fits no cell"):
         select(everything, "student-theirs-*")
 
@@ -248,13 +251,13 @@ def test_every_cell_leaves_a_small_record_and_is_not_done_again(done: Path, monk
     images = _record(done, "images-unlabelled-8-seed0")
     assert images["identity"]["student"]["architecture"] == "FPN"
     assert images["figures"]["encoder"] == "student-real-fpn-seed0"
-    assert set(images["figures"]["likeness"]) == {"last_step", "readout"}
+    assert set(images["figures"]["likeness"]) == {"last_step", "readout", "real"}
     for found in images["figures"]["likeness"].values():
         assert set(found) == set(MEASURES)
         assert found["histogram"]["ratio"] > 0
         assert found["kernel"]["ratio"] > 0
     assert 0 <= images["figures"]["copies"]["share"] <= 1
-    assert set(_record(done, "images-paper-8-seed0")["figures"]["likeness"]) == {"last_step"}
+    assert set(_record(done, "images-paper-8-seed0")["figures"]["likeness"]) == {"last_step", "real"}
     assert _record(done, "data-8-seed0")["figures"]["counts_by_sensor"]["unlabelled"]["simulated"] == 8
     monkeypatch.setattr(Workshop, "run", lambda self, cell: pytest.fail(f"{cell.name} was done again"))
     assert JOB.run(_settings(done, **{"science.cells": EVERY_ARM}), _cli.Stop())["already_done"]
@@ -316,7 +319,7 @@ def test_the_page_tells_every_arm_and_what_is_open(done: Path, tmp_path: Path) -
     images = page.split("## Images")[1].split("##")[0].splitlines()
     (measured,) = [line for line in images if line.startswith("| unlabelled-8-seed0, p(y given x) |")]
     ratio = _record(done, "images-unlabelled-8-seed0")["figures"]["likeness"]["readout"]["spectrum"]["ratio"]
-    assert f"{ratio:.2f} (" in measured.split("|")[4]
+    assert f"{ratio:.2f} (" in measured.split("|")[5]
     assert not [line for line in images if line.startswith("| paper-8-seed0")], "not measured so far"
     assert "](short-curves.svg)" in page
     assert "unlabelled, 1 seed: NLL" in (tmp_path / "results/science/short-curves.svg").read_text()
@@ -522,6 +525,8 @@ def test_images_are_compared_in_sets_of_as_many_of_each_sensor() -> None:
 def test_real_images_stand_in_for_generated_ones_where_there_are_enough(done: Path) -> None:
     corpus = TileCorpus.open(str(done / "out/science-short/tiles/data-8-seed0"))
     train, val = corpus.read("train"), corpus.read("val")
+    yardstick = TileCorpus.open(str(done / "out/science-short/tiles/data-all-seed0")).read("train")
+    assert len(yardstick.images) > len(train.images)
     few = replace(val, images=val.images[:3], labels=val.labels[:3], sensors=val.sensors[:3])
 
     def found(count: int) -> dict[str, Any]:
@@ -532,12 +537,14 @@ def test_real_images_stand_in_for_generated_ones_where_there_are_enough(done: Pa
             few,
             5,
             lambda images: images.mean(axis=(2, 3)),
+            yardstick=yardstick,
             unlabelled=None,
             resampling=Resampling(20, 0, 0.9),
         )
 
     figures = found(8)
-    assert figures["num_sets"] == {"generated": 2, "train": 2}
+    assert figures["num_images"] == 3
+    assert figures["num_sets"] == {"generated": 2, "train": len(yardstick.images) // 3}, "with every mask there is"
     assert set(figures["likeness"]) == {"last_step", "real"}
     assert figures["copies"]["share"] == 1.0
     with pytest.raises(DataError, match="2 generated images; expected at least the 3 of val"):
