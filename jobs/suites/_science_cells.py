@@ -33,6 +33,7 @@ from dakter.students.store import load_student, read_record, save_student
 from dakter.students.streams import SyntheticStream, array_stream, mixed_stream
 from jobs.suites import _science_fractions as fractions
 from jobs.suites._paced_sampler import entropy_nats
+from jobs.suites._science_alone import alone
 from jobs.suites._science_arms import ALL_ARMS, GENERATORS, Arm, Labels, SoftLabel
 from jobs.suites._science_checkpoints import keep_checkpoint, latest
 from jobs.suites._science_images import BOUND, measured
@@ -83,7 +84,8 @@ class Workshop:
         name = data_name(labels, seed)
         if name not in self._corpora:
             url = str(self.folder / "tiles" / name)
-            prepare(self.tier.data_of(labels, seed), self.tier.tiles, url, should_stop=self.should_stop)
+            with alone(self.folder, name):
+                prepare(self.tier.data_of(labels, seed), self.tier.tiles, url, should_stop=self.should_stop)
             corpus = TileCorpus.open(url)
             if corpus.manifest.digest != self.recorded.get(name, corpus.manifest.digest):
                 raise ConflictError(
@@ -110,8 +112,9 @@ class Workshop:
         """The trained pipeline and its training record; trained, or trained on, where it is not there."""
         name = generator_name(kind, labels, seed)
         place = self.folder / "models" / name
-        if not (place / "model.json").is_file():
-            self._train(kind, labels, seed, str(place))
+        with alone(self.folder, name):
+            if not (place / "model.json").is_file():
+                self._train(kind, labels, seed, str(place))
         opened = open_model(str(place))
         _check_identity(str(place), opened.record, self._identity(generator_cell(kind, labels, seed)))
         return self._placed(opened.pipeline), opened.record
@@ -178,29 +181,34 @@ class Workshop:
         """
         digest = self._identity(generator_cell(kind, labels, seed))["digest"]
         place = self.folder / "generated" / f"{generator_name(kind, labels, seed)}-{digest[:12]}.npz"
-        if not place.is_file():
-            pipeline, _ = self.model(kind, labels, seed)
-            tier, images, last = self.tier, [], []
-            progress = Progress(log, f"samples of {place.stem}", tier.num_generated, "samples")
-            for start in range(0, tier.num_generated, tier.sampler.micro_batch):
-                self._check_stop()
-                numbers = range(start, min(start + tier.sampler.micro_batch, tier.num_generated))
-                drawn = pipeline.sample(list(numbers), seed, tier.sampler, SoftLabelConfig(mode="last_step"))
-                images.append(to_stored(drawn.images))
-                last.append(soft_to_stored(drawn.soft_labels))
-                progress.advance(len(numbers))
-            arrays = {"image": np.concatenate(images), "last_step": np.concatenate(last)}
-            if GENERATORS[kind].labels_images:
-                label = self._readout(pipeline, seed)
-                arrays["readout"] = soft_to_stored(label(arrays["image"]))
-                unlabelled = self.corpus(labels, seed).read("unlabelled").images
-                arrays["unlabelled"] = soft_to_stored(label(unlabelled))
-            place.parent.mkdir(parents=True, exist_ok=True)
-            partial = place.with_suffix(".partial.npz")
-            np.savez_compressed(partial, allow_pickle=False, **arrays)
-            partial.rename(place)
+        with alone(self.folder, place.stem):
+            if not place.is_file():
+                self._draw(kind, labels, seed, place)
         with np.load(place) as stored:
             return {key: stored[key] for key in stored.files}
+
+    def _draw(self, kind: str, labels: Labels, seed: int, place: Path) -> None:
+        """Write what ``pairs`` reads."""
+        pipeline, _ = self.model(kind, labels, seed)
+        tier, images, last = self.tier, [], []
+        progress = Progress(log, f"samples of {place.stem}", tier.num_generated, "samples")
+        for start in range(0, tier.num_generated, tier.sampler.micro_batch):
+            self._check_stop()
+            numbers = range(start, min(start + tier.sampler.micro_batch, tier.num_generated))
+            drawn = pipeline.sample(list(numbers), seed, tier.sampler, SoftLabelConfig(mode="last_step"))
+            images.append(to_stored(drawn.images))
+            last.append(soft_to_stored(drawn.soft_labels))
+            progress.advance(len(numbers))
+        arrays = {"image": np.concatenate(images), "last_step": np.concatenate(last)}
+        if GENERATORS[kind].labels_images:
+            label = self._readout(pipeline, seed)
+            arrays["readout"] = soft_to_stored(label(arrays["image"]))
+            unlabelled = self.corpus(labels, seed).read("unlabelled").images
+            arrays["unlabelled"] = soft_to_stored(label(unlabelled))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial = place.with_suffix(".partial.npz")
+        np.savez_compressed(partial, allow_pickle=False, **arrays)
+        partial.rename(place)
 
     def _readout(
         self, pipeline: JointDiffusionPipeline, seed: int, how: Literal["readout", "chains"] = "readout"
@@ -277,37 +285,42 @@ class Workshop:
         """The student of an arm; trained where it is not there."""
         place = self._student_place(arm_name, architecture, seed)
         own = self._identity(student_cell(self.tier, arm_name, architecture, seed))
-        if read_record(place) is None:
-            tier, arm = self.tier, ALL_ARMS[arm_name]
-            labels = tier.labels_of(arm)
-            corpus, settings = self.corpus(labels, seed), tier.student_of(arm, *architecture)
-            num_classes = len(corpus.manifest.class_table)
-            common = tier.students_of(arm)
-            progress = Progress(log, student_name(arm_name, architecture[0], seed), common.steps, "steps")
-            result = students.fit(
-                settings,
-                common,
-                _labelled(corpus, "train"),
-                _labelled(corpus, "val"),
-                self._stream(arm, architecture, labels, seed),
-                num_classes=num_classes,
-                seed=seed,
-                on_evaluate=lambda now: progress.advance(now.step - progress.done, f"val mIoU {now.val_miou:.3f}"),
-                should_stop=self.should_stop,
-                device=self.device,
-            )
-            record = {
-                "identity": own,
-                "val_miou": result.kept.val_miou,
-                "best_step": result.kept.step,
-                "history": [[row["step"], row["loss"], row["val_miou"]] for row in result.history],
-                "train_seconds": result.seconds,
-                "epochs_of_real": result.epochs,
-            }
-            save_student(place, result.model, settings, len(corpus.manifest.bands), num_classes, record)
+        with alone(self.folder, student_name(arm_name, architecture[0], seed)):
+            if read_record(place) is None:
+                self._fit_student(arm_name, architecture, seed, own)
         student = load_student(place)
         _check_identity(place, student.record, own)
         return student.model
+
+    def _fit_student(self, arm_name: str, architecture: tuple[str, str], seed: int, own: dict[str, Any]) -> None:
+        tier, arm = self.tier, ALL_ARMS[arm_name]
+        labels = tier.labels_of(arm)
+        corpus, settings = self.corpus(labels, seed), tier.student_of(arm, *architecture)
+        num_classes = len(corpus.manifest.class_table)
+        common = tier.students_of(arm)
+        progress = Progress(log, student_name(arm_name, architecture[0], seed), common.steps, "steps")
+        result = students.fit(
+            settings,
+            common,
+            _labelled(corpus, "train"),
+            _labelled(corpus, "val"),
+            self._stream(arm, architecture, labels, seed),
+            num_classes=num_classes,
+            seed=seed,
+            on_evaluate=lambda now: progress.advance(now.step - progress.done, f"val mIoU {now.val_miou:.3f}"),
+            should_stop=self.should_stop,
+            device=self.device,
+        )
+        record = {
+            "identity": own,
+            "val_miou": result.kept.val_miou,
+            "best_step": result.kept.step,
+            "history": [[row["step"], row["loss"], row["val_miou"]] for row in result.history],
+            "train_seconds": result.seconds,
+            "epochs_of_real": result.epochs,
+        }
+        place = self._student_place(arm_name, architecture, seed)
+        save_student(place, result.model, settings, len(corpus.manifest.bands), num_classes, record)
 
     def _stream(self, arm: Arm, architecture: tuple[str, str], labels: Labels, seed: int) -> SyntheticStream | None:
         """What fills its batches beside real pairs, of as many sources as the arm has."""
