@@ -18,7 +18,8 @@ from jobs._model_sampler import PlacedModel, numpy_of
 class TileLabeller:
     """Sample ``i`` is unlabelled tile ``i``, its stored pixels unchanged, with p(label given image) of the model.
 
-    Tiles are read, whole and checked, at the first call: a driver needs their number alone.
+    Pixels of 16 bits are rounded to the 8 that a corpus holds, as those of generated images are, and it is the rounded
+    image that is labelled. Tiles are read, whole and checked, at the first call: a driver needs their number alone.
 
     Args:
         model: URL of the joint model; see ``PlacedModel``.
@@ -33,7 +34,7 @@ class TileLabeller:
         record: source, licence, citation and digest of the tiles.
 
     Raises:
-        DataError: there are no unlabelled tiles, or they are of 16 bits.
+        DataError: there are no unlabelled tiles.
         ConfigError: the model was trained in mode joint, so that it knows no p(label given image).
         ConflictError: classes, bands, size or range of values of model and tiles differ.
     """
@@ -81,6 +82,8 @@ class TileLabeller:
 
     def __call__(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         images = self._tiles.read("unlabelled").images[indices]
+        if images.dtype != np.uint8:
+            images = schema.to_stored(schema.to_model(images))
         soft = self._model.pipeline.label(
             schema.to_model(images), self._evaluations, self._seed, indices, self._sampler
         )
@@ -88,17 +91,11 @@ class TileLabeller:
 
 
 def check_tiles(tiles: TileCorpus) -> None:
-    """Raise DataError unless there are unlabelled tiles, and a corpus can hold them as they are."""
-    manifest = tiles.manifest
-    if not manifest.counts.get("unlabelled"):
+    """Raise DataError unless there are unlabelled tiles."""
+    if not tiles.manifest.counts.get("unlabelled"):
         raise DataError(
             f"{tiles.url}: holds no unlabelled tile, so there is nothing to label; prepare some (data.unlabelled_root, "
             "or data.num_unlabelled), or leave this stage out"
-        )
-    if manifest.dtype != "uint8":
-        raise DataError(
-            f"{tiles.url}: its tiles are {manifest.dtype}; a corpus holds uint8 and would change them. Prepare the "
-            "images as 8 bits, or leave this stage out"
         )
 
 

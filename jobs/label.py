@@ -1,7 +1,7 @@
 """Label the real unlabelled tiles: a corpus of them with p(label given image) of the joint model, by the same fan-out.
 
-Sample i is unlabelled tile i, its pixels unchanged; the corpus has as many samples as there are such tiles. The distill
-job mixes it with the generated one (``paths.labelled``).
+Sample i is unlabelled tile i, its pixels unchanged (16 bits are rounded to 8); the corpus has as many samples as there
+are such tiles. The distill job mixes it with the generated one (``paths.labelled``).
 """
 
 from __future__ import annotations

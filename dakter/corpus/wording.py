@@ -86,27 +86,29 @@ _GENERATED = Wording(
         f"{_ROUNDED} speckle and textures are as good as the model.",
     ),
 )
+# Stored pixels of 16 bits, of a source with a range of values of its own, become 8 of the same range.
+_IN_8_BITS = "(finer ones rounded to 8 bits)"
 _LABELLED = Wording(
     synthetic=False,
     title="SAR images with soft labels of a model",
     pairs="machine-labelled pairs",
     origin="the label p(class given image) of a diffusion model. The images are unlabelled tiles of their source, "
-    "pixels unchanged; no person labelled them.",
-    summary="Pairs of a SAR image, an unlabelled tile of its source with unchanged pixels, and a soft label (the "
-    "probability of each class in every pixel) that a diffusion model gives it. No person labelled them.",
+    f"pixels unchanged {_IN_8_BITS}; no person labelled them.",
+    summary="Pairs of a SAR image, an unlabelled tile of its source, and a soft label (the probability of each "
+    "class in every pixel) that a diffusion model gives it. No person labelled them.",
     source="unlabelled tiles of: {source}; labelled by {software} with p(label given image) of a joint diffusion model "
     "(digest {model})",
     terms="of the images",
     numbered="Image i is unlabelled tile i; the noise of its label was drawn from (seed, i).",
-    image="SAR image, raw values as in its source",
-    lead="Unlabelled tiles of their source, pixels unchanged, with the labels that a diffusion model gives them. No "
-    "person labelled them, so nothing may be proven or scored with these labels.",
+    image=f"SAR image, raw values as in its source {_IN_8_BITS}",
+    lead=f"Unlabelled tiles of their source, pixels unchanged {_IN_8_BITS}, with the labels that a diffusion model "
+    "gives them. No person labelled them, so nothing may be proven or scored with these labels.",
     access="The images are those of their source; its licence, as stated: {licence}",
     keyword="machine-labelled data",
     made="labelled",
     activity="labelling",
-    collection="Images: the unlabelled tiles of their source, pixels unchanged. Labels: p(label given image), by "
-    "{software} from a diffusion model (digest {model}). Label i depends on (image i, seed, i) alone.",
+    collection=f"Images: the unlabelled tiles of their source, pixels unchanged {_IN_8_BITS}. Labels: p(label given "
+    "image), by {software} from a diffusion model (digest {model}). Label i depends on (image i, seed, i) alone.",
     collection_types=("Secondary Data Analysis", "Software Collection"),
     raw_data="Source of the images: {source}. Licence: {licence}. Described in: {citation}.",
     annotation="No person labelled these images: the soft label is what the model makes of the image.",

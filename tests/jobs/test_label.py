@@ -7,22 +7,29 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from generation import in_process, own_ray
 from killed_once import KilledOnce
-from tiny_model import put_tiny_model, put_untrained_model
+from tiny_datasets import CLASSES, half, make_folder, save, texture
+from tiny_model import put_tiny_model, put_untrained_model, random_joint
 
 from dakter import storage
 from dakter.corpus import ledger
 from dakter.corpus.layout import Layout
 from dakter.corpus.reader import CorpusReader
-from dakter.data.tiles import TileCorpus
-from dakter.diffusion.pipeline import open_model
+from dakter.data.build import prepare
+from dakter.data.source import DataConfig
+from dakter.data.tiles import TileCorpus, TilesConfig
+from dakter.diffusion.network import NetworkConfig
+from dakter.diffusion.pipeline import open_model, save_model
 from dakter.diffusion.sampler import SamplerConfig
+from dakter.diffusion.schedule import DiffusionConfig
 from dakter.errors import ConfigError, ConflictError, DataError, Stopped
 from dakter.schema import soft_to_stored, to_model
 from jobs import _cli, _generation, generate, label
 from jobs._cli import Stop
+from jobs._tile_labeller import TileLabeller
 
 __all__ = ["own_ray"]  # a fixture
 
@@ -177,6 +184,32 @@ def test_what_cannot_be_labelled_is_refused_before_any_work(
         with pytest.raises(kind, match=text):
             label.run(settings(tmp_path / "out", tiles, of), Stop())
     assert not (tmp_path / "out").exists()
+
+
+def test_tiles_of_16_bits_are_rounded_to_the_8_of_a_corpus_and_labelled_so(tmp_path: Path) -> None:
+    decibels = CLASSES.replace("bands: [VV]", "bands: [VV]\nvalue_range: [-35, 0]")
+    root, loose = make_folder(tmp_path / "set", count=0, classes=decibels), tmp_path / "loose"
+    for k in range(15):
+        pixels = texture(k).astype(np.float32) / 255 * -35
+        if k < 10:
+            save(root / f"images/{k}.tif", pixels)
+            save(root / f"masks/{k}.png", half(value=1))
+        else:
+            save(loose / f"{k}.tif", pixels)
+    found = {"source": "folder", "root": str(root), "unlabelled_root": str(loose), "num_unlabelled": None}
+    tiles, model, numbers = str(tmp_path / "tiles"), str(tmp_path / "model"), np.array([3, 1, 4])
+    prepare(DataConfig.model_validate(found), TilesConfig(size_px=32), tiles, should_stop=lambda: False)
+    fine, manifest = TileCorpus.open(tiles).read("unlabelled").images, TileCorpus.open(tiles).manifest
+    assert fine.dtype == np.uint16
+    about = {"dihedral": True, "size_px": 32, "bands": manifest.bands, "value_range": manifest.value_range}
+    network = NetworkConfig(widths=(8, 8), blocks=(1, 1))
+    save_model(random_joint(network, DiffusionConfig(), manifest.class_table, **about), model, {"source": "none"})
+    images, soft = TileLabeller(model, tiles, EVALUATIONS, MICRO, "fp32", SEED, 1, "cpu")(numbers)
+    assert images.dtype == np.uint8
+    assert np.abs(images / 255 - fine[numbers] / 65535).max() <= 0.5 / 255 + 1e-6
+    pipeline, sampler = open_model(model).pipeline, SamplerConfig(micro_batch=MICRO, precision="fp32")
+    wanted = pipeline.label(to_model(images), EVALUATIONS, SEED, indices=numbers, sampler=sampler)
+    assert (soft == soft_to_stored(wanted.numpy())).all()
 
 
 def test_neither_corpus_is_taken_for_the_other(
