@@ -87,7 +87,7 @@ _GENERATED = Wording(
     ),
 )
 # Stored pixels of 16 bits, of a source with a range of values of its own, become 8 of the same range.
-_IN_8_BITS = "(finer ones rounded to 8 bits)"
+_IN_8_BITS = "but for rounding to 8 bits"
 _LABELLED = Wording(
     synthetic=False,
     title="SAR images with soft labels of a model",

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from dakter.diffusion.batch import Batch
-from dakter.diffusion.network import JointUNet, describe
+from dakter.diffusion.network import JointUNet
 from dakter.diffusion.schedule import add_noise
 from dakter.diffusion.train_config import MeanTeacher
 from dakter.errors import ConfigError
@@ -59,11 +59,11 @@ def answers(
         temperature: T of p^(1/T), renormalised.
     """
     x = add_noise(plain_TCHW, noise_x_TCHW, t_x_T)
-    told = () if network.table is None else (describe(plain_TCHW),)
+    told = network.told_of(plain_TCHW)
     was = network.training
     network.eval()
     try:
-        out = torch.func.functional_call(network, dict(averaged), (x, noise_y_TKHW, t_x_T, t_y_T, *told))
+        out = torch.func.functional_call(network, dict(averaged), (x, noise_y_TKHW, t_x_T, t_y_T, told))
     finally:
         network.train(was)
     return (out.logits.float() / temperature).softmax(1)

@@ -40,7 +40,8 @@ class NetworkConfig(Config):
     dropout: float = setting(0.0, "dropout inside residual blocks", ge=0, lt=1)
     descriptors: bool = setting(
         False,
-        "tell the network brightness, contrast and roughness of the clean image; samples take those of training images",
+        "tell the network brightness, contrast and roughness of the clean image; samples take those of training "
+        "images, of which there should be hundreds, labelled or not",
     )
 
 
@@ -71,16 +72,14 @@ _FLOOR = 0.01  # of contrast and roughness, in units of the model scale: 1.3 gra
 def describe(x_BCHW: torch.Tensor) -> torch.Tensor:
     """Descriptors of images on the model scale: float32 ``(B, 3 C)``.
 
-    Mean, log of the standard deviation, and log of the root mean square difference of neighbours, of each band. They
-    do not change when an image is turned or mirrored.
+    Mean, log of the standard deviation, and log of the root mean square difference of neighbours (over as many pairs
+    as there are pixels), of each band. They do not change when an image is turned or mirrored.
     """
     x = x_BCHW.float()
     mean = x.mean((2, 3), keepdim=True)
     contrast = (x - mean).square().mean((2, 3)).sqrt()
-    # beyond the border everything goes on as it is, so that an image of one row or column has a roughness too
-    down = functional.pad(x, (0, 0, 0, 1), mode="replicate").diff(dim=2)
-    right = functional.pad(x, (0, 1, 0, 0), mode="replicate").diff(dim=3)
-    rough = ((down.square().mean((2, 3)) + right.square().mean((2, 3))) / 2).sqrt()
+    squares = x.diff(dim=2).square().sum((2, 3)) + x.diff(dim=3).square().sum((2, 3))
+    rough = (squares / (2 * x.shape[2] * x.shape[3])).sqrt()
     return torch.cat([mean[:, :, 0, 0], (contrast + _FLOOR).log(), (rough + _FLOOR).log()], dim=1)
 
 
@@ -147,9 +146,10 @@ class Level(nn.Module):
 class JointUNet(ModelMixin, ConfigMixin):
     """p of (image, label map) at any pair of noise levels.
 
-    Group normalisation takes out of an image how bright and how rough it is as a whole (Song and Ermon 2019,
-    1907.05600, appendix A, on instance normalisation), and a network of few weights or steps then draws images that are
-    all alike in both. Told the descriptors d of the clean image it is p(x, y | d), and p(d) is that of training images.
+    Group normalisation takes mean and scale of features out of an image (Song and Ermon 2019, 1907.05600, give the
+    means back to instance normalisation for that), so that brightness, contrast and roughness of the whole image are
+    hard to tell from its noise. Told the descriptors d of the clean image the network is p(x, y | d), and samples take
+    d from a table of training images. They are of the whole image, so other ones where it is larger than in training.
 
     Args:
         bands: image bands C.
@@ -157,7 +157,7 @@ class JointUNet(ModelMixin, ConfigMixin):
         widths, blocks, unshuffle, attention, dropout, descriptors: see NetworkConfig.
 
     H and W must be multiples of ``stride``. With ``descriptors`` the buffer ``table`` ``(TABLE_SIZE, 3 C)`` holds those
-    of training images, for samples to draw from; without it is None.
+    of training images, for samples to draw from (NaN until training sets it); without it is None.
     """
 
     table: torch.Tensor | None
@@ -187,7 +187,8 @@ class JointUNet(ModelMixin, ConfigMixin):
         features = 4 * base
         self.num_level_features = base
         told = 2 * base + (NUM_DESCRIPTORS * bands if descriptors else 0)
-        self.register_buffer("table", torch.zeros(TABLE_SIZE, NUM_DESCRIPTORS * bands) if descriptors else None)
+        unset = torch.full((TABLE_SIZE, NUM_DESCRIPTORS * bands), torch.nan)
+        self.register_buffer("table", unset if descriptors else None)
         self.embed = nn.Sequential(nn.Linear(told, features), nn.SiLU(), nn.Linear(features, features), nn.SiLU())
         self.stem = nn.Conv2d(folded, base, 3, padding=1)
         self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
@@ -212,6 +213,10 @@ class JointUNet(ModelMixin, ConfigMixin):
         """The network of ``config`` for ``bands`` image bands and ``num_classes`` classes."""
         return cls(bands=bands, num_classes=num_classes, **config.model_dump())
 
+    def told_of(self, x_BCHW: torch.Tensor) -> torch.Tensor | None:
+        """What it is to be told of clean images: their descriptors, or None."""
+        return None if self.table is None else describe(x_BCHW)
+
     def check_size(self, height: int, width: int) -> None:
         """Raise ConfigError unless images of this size pass through every level."""
         if height % self.stride or width % self.stride:
@@ -230,12 +235,12 @@ class JointUNet(ModelMixin, ConfigMixin):
     ) -> JointOutput:
         """Noisy image and label with their levels (0 clean, 1 pure noise) to both predictions.
 
-        ``descriptors`` are those of the clean image (``describe``), for a network that is told them.
+        ``descriptors``: ``told_of`` the clean image, or one of ``table``.
         """
+        assert (self.table is None) == (descriptors_BD is None), "descriptors are for a network that is told them"
         count, dtype = self.num_level_features, self.stem.weight.dtype
         levels = torch.cat([level_features(t_x_B, count), level_features(t_y_B, count)], dim=1)
-        if self.table is not None:
-            assert descriptors_BD is not None, "this network is told descriptors"
+        if descriptors_BD is not None:
             levels = torch.cat([levels, descriptors_BD], dim=1)
         features = self.embed(levels.to(dtype))
         h = self.stem(functional.pixel_unshuffle(torch.cat([x_BCHW, y_BKHW], 1), self.unshuffle))

@@ -19,6 +19,7 @@ from dakter.diffusion.balance import probabilities, reenter
 from dakter.diffusion.loss import clean_image
 from dakter.diffusion.network import describe
 from dakter.diffusion.schedule import SchedulerName, continuous_t, set_steps
+from dakter.errors import ConfigError
 
 
 class SamplerConfig(Config):
@@ -68,9 +69,18 @@ class Denoiser:
         return None if self.table is None else describe(x_BCHW)
 
     def draw_descriptors(self, seed: int, stream: str, indices: Sequence[int]) -> torch.Tensor | None:
-        """The same of images that are to be drawn: of a training image, by (seed, stream, index)."""
+        """The same of images that are to be drawn: of a training image, by (seed, stream, index).
+
+        Raises:
+            ConfigError: the table was never set, so the network was not trained.
+        """
         if self.table is None:
             return None
+        if not bool(self.table.isfinite().all()):
+            raise ConfigError(
+                "this network is told descriptors and has none of training images; expected a trained one "
+                "(dakter.diffusion.fit sets its table)"
+            )
         rows = [int(rng.numpy_rng(seed, stream, 0, int(i)).integers(len(self.table))) for i in indices]
         return self.table[rows].float()
 
@@ -131,7 +141,10 @@ def draw_images(
     seed: int,
     indices: Sequence[int],
 ) -> torch.Tensor:
-    """Samples of p(x | y): ``y_BKHW`` is the label input at level ``t_y``, kept while the image is denoised."""
+    """Samples of p(x | y): ``y_BKHW`` is the label input at level ``t_y``, kept while the image is denoised.
+
+    Of a network that is told descriptors, of p(x | y, d), with d of a training image whatever its label.
+    """
     x = rng.normal((bands, *y_BKHW.shape[2:]), seed, "render/image", 0, indices).to(denoiser.device)
     told = denoiser.draw_descriptors(seed, "render/descriptors", indices)
     generators = [rng.torch_generator(seed, "render/steps", 0, int(i)) for i in indices]

@@ -107,13 +107,18 @@ class Trainer:
         self.captured_answers = Captured(self._answers, (), capture=alone)
 
     def _descriptors(self, count: int) -> torch.Tensor:
-        """Of ``count`` of the images that are learned from, each as often as any other but for one: ``(count, D)``."""
-        parts = [self.data.images]
-        if self.num_unlabelled and self.data.unlabelled is not None:
-            parts.append(self.data.unlabelled)
-        found = torch.cat([describe(to_model(part[i : i + 64])) for part in parts for i in range(0, len(part), 64)])
-        order = permutation(len(found), self.train.seed, "train/descriptors", 0)
-        return found[np.resize(order, count)]
+        """Of images that are learned from, drawn alike often (but for one): ``(count, D)``."""
+        labelled = self.data.images
+        unlabelled = self.data.unlabelled if self.num_unlabelled else None
+        total = len(labelled) + (0 if unlabelled is None else len(unlabelled))
+        chosen = permutation(total, self.train.seed, "train/descriptors", 0)[:count]
+        found = []
+        for number in chosen:  # one by one: they may be large, and their number is bounded
+            image = (
+                labelled[number] if unlabelled is None or number < len(labelled) else unlabelled[number - len(labelled)]
+            )
+            found.append(describe(to_model(image[None])))
+        return torch.cat(found)[np.resize(np.arange(len(chosen)), count)]
 
     def seconds(self) -> float:
         """Of training so far, over all starts."""
@@ -268,8 +273,7 @@ class Trainer:
         noisy_x = add_noise(x_BCHW, noise_x_BCHW, t_x_B)
         noisy_y = add_noise(y, noise_y_BKHW, t_y_B)
         with self._autocast():
-            told = () if self.unet.table is None else (describe(x_BCHW),)
-            out = self.model(noisy_x, noisy_y, t_x_B, t_y_B, *told)
+            out = self.model(noisy_x, noisy_y, t_x_B, t_y_B, self.unet.told_of(x_BCHW))
         sums = losses(
             self.diffusion,
             out.image,

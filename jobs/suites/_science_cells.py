@@ -84,7 +84,7 @@ class Workshop:
         name = data_name(labels, seed)
         if name not in self._corpora:
             url = str(self.folder / "tiles" / name)
-            with alone(self.folder, name):
+            with alone(self.folder, name, self._check_stop):
                 prepare(self.tier.data_of(labels, seed), self.tier.tiles, url, should_stop=self.should_stop)
             corpus = TileCorpus.open(url)
             if corpus.manifest.digest != self.recorded.get(name, corpus.manifest.digest):
@@ -112,7 +112,7 @@ class Workshop:
         """The trained pipeline and its training record; trained, or trained on, where it is not there."""
         name = generator_name(kind, labels, seed)
         place = self.folder / "models" / name
-        with alone(self.folder, name):
+        with alone(self.folder, name, self._check_stop):
             if not (place / "model.json").is_file():
                 self._train(kind, labels, seed, str(place))
         opened = open_model(str(place))
@@ -181,7 +181,7 @@ class Workshop:
         """
         digest = self._identity(generator_cell(kind, labels, seed))["digest"]
         place = self.folder / "generated" / f"{generator_name(kind, labels, seed)}-{digest[:12]}.npz"
-        with alone(self.folder, place.stem):
+        with alone(self.folder, place.stem, self._check_stop):
             if not place.is_file():
                 self._draw(kind, labels, seed, place)
         with np.load(place) as stored:
@@ -285,7 +285,7 @@ class Workshop:
         """The student of an arm; trained where it is not there."""
         place = self._student_place(arm_name, architecture, seed)
         own = self._identity(student_cell(self.tier, arm_name, architecture, seed))
-        with alone(self.folder, student_name(arm_name, architecture[0], seed)):
+        with alone(self.folder, student_name(arm_name, architecture[0], seed), self._check_stop):
             if read_record(place) is None:
                 self._fit_student(arm_name, architecture, seed, own)
         student = load_student(place)

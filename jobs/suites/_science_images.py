@@ -36,9 +36,9 @@ def measured(
     """Likeness for each soft label of the generated pairs, and that of further real images; copies.
 
     Val is the held-out set. Training images are drawn with as many of each sensor as val has; of both training and
-    generated images as many sets are compared as there are, of these ``_MOST_SETS`` at most. Where labels are scarce
-    the yardstick is the training images with the masks that the generator did not see as well: sets of twenty images
-    lie so far apart by chance that nothing could be told by them.
+    generated images as many sets are compared as there are, of the latter ``_MOST_SETS`` at most. Where labels are
+    scarce the yardstick is the training images with the masks that the generator did not see as well: sets of twenty
+    images lie so far apart by chance that nothing could be told by them.
 
     Args:
         generated: ``image`` uint8 ``(N, C, H, W)`` and soft labels uint8 ``(N, K, H, W)``: ``last_step`` and, or not,

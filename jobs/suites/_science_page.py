@@ -11,7 +11,6 @@ from markupsafe import Markup
 
 from dakter import storage
 from dakter.evaluate.bootstrap import Interval, Resampling, holm
-from dakter.evaluate.likeness import MEASURES, MOST_RATIO
 from dakter.evaluate.packed import unpack, unpack_array
 from dakter.evaluate.scores import Scores
 from dakter.evaluate.study import BRIER, MIOU, NLL, Measure, Students, Study, block, class_iou, worth_labels
@@ -20,6 +19,7 @@ from dakter.report.svg import standalone
 from jobs.suites import _science_borders as borders
 from jobs.suites import _science_curves as curves
 from jobs.suites import _science_fractions as fractions
+from jobs.suites import _science_likeness as likeness
 from jobs.suites import _science_lookalikes as lookalikes
 from jobs.suites import _science_segmenters as segmenters
 from jobs.suites import _science_text as text
@@ -29,8 +29,6 @@ from jobs.suites._science_contrasts import CONTRASTS
 from jobs.suites._science_plan import Cell, Tier, cells, data_name
 
 Records = Mapping[str, Mapping[str, Any]]
-
-SOFT_LABELS = {"last_step": "last step", "readout": segmenters.NAME}
 
 
 def write_page(name: str, tier: Tier, records: Records, folder: str) -> str:
@@ -53,7 +51,7 @@ def write_page(name: str, tier: Tier, records: Records, folder: str) -> str:
         if drawing:
             storage.put(storage.join(folder, f"{name}-curves.svg"), standalone(drawing).encode())
             lines += [curves.CURVES_NOTE, "", f"![p(y given x) by step of the generator]({name}-curves.svg)", ""]
-        lines += page.fractions() + page.images()
+        lines += page.fractions() + likeness.section(tier, records)
         rows = page.forest()
         if rows:
             longest = max(len(row.name) for row in rows)
@@ -338,40 +336,6 @@ class _Page:
                 labels = "" if cell.labels == self.tier.num_labelled else f", {cell.labels or 'all'} labels"
                 found.setdefault(f"{cell.generator}{labels}", []).append(self.records[cell.name]["figures"]["curve"])
         return curves.drawn(found)
-
-    def images(self) -> list[str]:
-        """How like held-out real images those of every generator are, as far as that was measured."""
-        rows: list[list[str]] = []
-        of_real: dict[str, list[str]] = {}
-        for cell in cells(self.tier):
-            record = self.records.get(cell.name)
-            if cell.kind != "images" or record is None:
-                continue
-            name = cell.name.removeprefix("images-")
-            figures = record["figures"]
-            likeness, count = figures["likeness"], str(figures["num_images"])
-            for key, what in SOFT_LABELS.items():
-                if key in likeness:
-                    rows.append([f"{name}, {what}", count, *text.ratios(likeness[key]), text.copies(figures["copies"])])
-            if "real" in likeness:
-                drawn = f"further real images, seed {cell.seed}"
-                of_real[drawn] = [drawn, count, *text.ratios(likeness["real"]), "–"]
-        rows += of_real.values()
-        further = (
-            "The last rows take training images for generated ones, as further real ones: what can be shown at all. "
-            if of_real
-            else ""
-        )
-        measures = (name.replace("_", " ") for name in MEASURES)
-        head = ["generator", "images a set", *measures, f"within {MOST_RATIO:g}", "copies"]
-        note = (
-            "Distance of generated images from val images over that of training images from them, in sets of equal "
-            "numbers, with the upper 90 % bound over images in brackets; bold: the bound is above "
-            f"{MOST_RATIO:g}. Label maps are the argmax of the soft label named. {further}Copies: share of generated "
-            "images nearer to an image learned from than 99 % of val images are, with a 90 % interval; bold: more than "
-            "1 %."
-        )
-        return ["## Images", "", note, "", *text.table(head, rows)] if rows else []
 
     def _estimate(
         self, arm: Students[Scores], measure: Measure[Scores], factor: float, digits: int, *, most: float

@@ -14,8 +14,9 @@ import torch.multiprocessing as mp
 from diffusion_toys import PLAIN, TINY, TRAIN, kept_checkpoints, run_fit, toy_data, unpack
 from safetensors.torch import load_file, save_file
 
+from dakter.diffusion.batch import assemble, plan
 from dakter.diffusion.fit import FitResult, checkpoint_pipeline
-from dakter.diffusion.network import describe
+from dakter.diffusion.network import JointOutput, JointUNet, NetworkConfig, describe
 from dakter.diffusion.schedule import DiffusionConfig
 from dakter.diffusion.train_config import LabelViews, MeanTeacher, learning_rate
 from dakter.errors import ConfigError, ConflictError, DakterError, DataError, Stopped
@@ -42,6 +43,24 @@ def test_the_model_keeps_descriptors_of_every_image_that_it_learned_from(share: 
     assert float(distances.min(1).values.max()) < 1e-5, "each row is that of an image"
     counts = torch.bincount(distances.argmin(1), minlength=len(seen))
     assert counts.max() - counts.min() <= 1, "and each image has its part"
+
+
+def test_training_tells_the_network_of_the_clean_image_as_it_sees_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    told, forward = list[torch.Tensor](), JointUNet.forward
+
+    def listening(self: JointUNet, *inputs: torch.Tensor) -> JointOutput:
+        told.append(inputs[4])
+        return forward(self, *inputs)
+
+    monkeypatch.setattr(JointUNet, "forward", listening)
+    data, views = toy_data(unlabelled=False), LabelViews(gain=1.0)
+    run_fit(TRAIN.model_copy(update={"steps": 1, "unlabelled_share": 0.0, "label_views": views}), data=data)
+    (first,) = told
+    rows = plan(
+        DiffusionConfig(), data, batch_size=4, num_unlabelled=0, dihedral=True, seed=TRAIN.seed, step=0, num_taught=0
+    )
+    batch = assemble(rows, data, seed=TRAIN.seed, step=0, label_views=views)
+    assert torch.allclose(first, describe(batch.x_BCHW), atol=1e-6)
 
 
 def test_golden_losses_of_a_tiny_run() -> None:
@@ -75,12 +94,13 @@ def test_the_other_objectives_train_too(diffusion: dict[str, Any]) -> None:
     )
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("network", [PLAIN, TINY])
+def test_a_resumed_run_equals_an_uninterrupted_one(network: NetworkConfig, tmp_path: Path) -> None:
     kept: list[dict[str, bytes]] = []
-    whole = run_fit(TRAIN, on_checkpoint=kept_checkpoints(kept))
+    whole = run_fit(TRAIN, network=network, on_checkpoint=kept_checkpoints(kept))
     assert len(kept) == 2  # after step 3, within a log window, and at the end
     folder = unpack(kept[0], tmp_path / "at-3")
-    resumed = run_fit(TRAIN, resume=folder)
+    resumed = run_fit(TRAIN, network=network, resume=folder)
     assert _losses(resumed) == _losses(whole)
     for name, value in _weights(resumed).items():
         assert torch.equal(value, _weights(whole)[name]), name

@@ -83,10 +83,10 @@ def test_temperature_is_a_power_of_the_probabilities() -> None:
     torch.testing.assert_close(warm, plain.sqrt() / plain.sqrt().sum(1, keepdim=True), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("attention", [False, True])
-def test_the_exported_graph_is_the_package_at_every_size(attention: bool) -> None:
+@pytest.mark.parametrize(("attention", "descriptors"), [(False, False), (False, True), (True, True)])
+def test_the_exported_graph_is_the_package_at_every_size(attention: bool, descriptors: bool) -> None:
     """Attention is traced as Mix Transformers are: the graph then wants images larger than the stride."""
-    network = NetworkConfig(widths=(8, 16), blocks=(1, 1), attention=attention, descriptors=True)
+    network = NetworkConfig(widths=(8, 16), blocks=(1, 1), attention=attention, descriptors=descriptors)
     package = random_pipeline(dihedral=True, network=network).packaged(evaluations=2, temperature=1.3)
     graph = round_trip(package, oblivious=not attention)
     for shape in [(1, 1, 16, 16), (3, 1, 17, 50), (2, 1, 37, 24), *([] if attention else [(1, 1, 3, 1)])]:

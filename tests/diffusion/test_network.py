@@ -62,7 +62,7 @@ def test_descriptors_are_those_of_the_image_however_it_is_turned() -> None:
     assert describe(x[:, :, :1, :1]).isfinite().all()
 
 
-def test_it_is_told_the_descriptors_of_the_clean_image() -> None:
+def test_every_descriptor_shows_in_both_outputs() -> None:
     unet = random_pipeline().unet
     x, y, t = torch.randn(1, 1, 16, 16), torch.randn(1, 2, 16, 16), torch.full((1,), 0.5)
     told = torch.tensor([[0.1, -1.0, -2.0]])
@@ -74,8 +74,10 @@ def test_it_is_told_the_descriptors_of_the_clean_image() -> None:
             found = unet(x, y, t, t, other)
             assert not torch.allclose(found.image, as_told.image)
             assert not torch.allclose(found.logits, as_told.logits)
-        with pytest.raises(AssertionError, match="is told descriptors"):
+        with pytest.raises(AssertionError, match="for a network that is told them"):
             unet(x, y, t, t)
+        with pytest.raises(AssertionError, match="for a network that is told them"):
+            random_pipeline(network=PLAIN).unet(x, y, t, t, told)
 
 
 def test_sizes_that_do_not_fit_are_refused() -> None:

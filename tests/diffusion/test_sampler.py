@@ -9,9 +9,10 @@ import torch
 from diffusion_toys import Oracle, random_pipeline
 
 from dakter.diffusion.network import describe
-from dakter.diffusion.sampler import Denoiser, SamplerConfig, draw_pairs
+from dakter.diffusion.sampler import Denoiser, SamplerConfig, draw_images, draw_pairs
 from dakter.diffusion.schedule import build_scheduler
-from dakter.diffusion.softlabel import SoftLabelConfig, readout
+from dakter.diffusion.softlabel import SoftLabelConfig, chains, readout
+from dakter.errors import ConfigError
 
 NAMES = ("dpmpp_2m", "ddim", "ddpm")
 CPU = torch.device("cpu")
@@ -93,9 +94,32 @@ def test_a_sample_takes_the_descriptors_of_a_training_image_by_its_number() -> N
     assert torch.equal(told([5, 31]), many[[5, 31]])
     assert not torch.equal(told(list(range(40)), seed=1), many)
     assert {tuple(row) for row in many.tolist()} == {tuple(row) for row in table.tolist()}, "of 40 draws each of 10"
+    y, scheduler = torch.zeros(2, 2, 8, 8), build_scheduler("dpmpp_2m", 1000)
+    draw_images(denoiser, scheduler, 3, y, 0.01, bands=1, seed=0, indices=[5, 31])
+    rendered = seen[-1]
+    draw_images(denoiser, scheduler, 3, y[:1], 0.01, bands=1, seed=0, indices=[31])
+    assert torch.equal(seen[-1], rendered[1:])
+    assert all(bool((row == table).all(1).any()) for row in rendered)
+
+
+def test_a_given_image_has_descriptors_of_its_own_and_an_untrained_network_none_to_draw() -> None:
+    seen = list[torch.Tensor]()
+
+    def network(
+        x: torch.Tensor, y: torch.Tensor, t_x: torch.Tensor, t_y: torch.Tensor, told: torch.Tensor
+    ) -> SimpleNamespace:
+        seen.append(told)
+        return SimpleNamespace(image=torch.zeros_like(x), logits=torch.zeros_like(y))
+
+    denoiser = Denoiser(network, "x0", "ce", 0.4, CPU, table=torch.full((4, 3), torch.nan))
     clean = torch.rand(2, 1, 8, 8)
-    readout(denoiser, clean, num_classes=2, clean_t=0.01, evaluations=1, seed=0, indices=[0, 1])
-    assert torch.equal(seen[-1], describe(clean)), "a given image has descriptors of its own"
+    about: dict[str, Any] = {"num_classes": 2, "clean_t": 0.01, "seed": 0, "indices": [0, 1], "turned": True}
+    readout(denoiser, clean, evaluations=2, **about)
+    chains(denoiser, build_scheduler("dpmpp_2m", 1000), clean, num_chains=2, steps=2, **about)
+    assert len(seen) == 6
+    assert all(torch.equal(told, describe(clean)) for told in seen), "of the clean image, whatever turn it is asked in"
+    with pytest.raises(ConfigError, match="expected a trained one"):
+        denoiser.draw_descriptors(0, "sample/descriptors", [0])
 
 
 def test_another_micro_batch_shape_agrees_within_rounding() -> None:
