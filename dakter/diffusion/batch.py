@@ -15,6 +15,7 @@ import torch
 
 from dakter import rng
 from dakter.diffusion.loss import carries_image, carries_label
+from dakter.diffusion.network import describe
 from dakter.diffusion.schedule import DiffusionConfig, draw_levels
 from dakter.errors import ConfigError, DataError
 from dakter.schema import IGNORE, ClassTable, check_images, check_labels, to_model
@@ -240,3 +241,17 @@ def count_unlabelled(config: DiffusionConfig, data: TrainingData, batch_size: in
             f"train.unlabelled_share is {share:g} of {batch_size} rows; expected at least one labelled row"
         )
     return count
+
+
+def described(data: TrainingData, count: int, seed: int, *, with_unlabelled: bool) -> torch.Tensor:
+    """Descriptors of images that are learned from, each as often as others but for one time: ``(count, D)``.
+
+    Of more than ``count`` images a part, drawn by ``seed``.
+    """
+    labelled, more = data.images, data.unlabelled if with_unlabelled else None
+    total = len(labelled) + (0 if more is None else len(more))
+    found = []
+    for number in rng.permutation(total, seed, "train/descriptors", 0)[:count]:  # one by one: they may be large
+        image = labelled[number] if more is None or number < len(labelled) else more[number - len(labelled)]
+        found.append(describe(to_model(image[None])))
+    return torch.cat(found)[np.resize(np.arange(len(found)), count)]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from dakter.diffusion.batch import Batch
-from dakter.diffusion.network import JointUNet
+from dakter.diffusion.network import JointUNet, untold
 from dakter.diffusion.schedule import add_noise
 from dakter.diffusion.train_config import MeanTeacher
 from dakter.errors import ConfigError
@@ -59,7 +59,7 @@ def answers(
         temperature: T of p^(1/T), renormalised.
     """
     x = add_noise(plain_TCHW, noise_x_TCHW, t_x_T)
-    told = network.told_of(plain_TCHW)
+    told = untold(network.table, plain_TCHW)
     was = network.training
     network.eval()
     try:

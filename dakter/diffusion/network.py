@@ -83,6 +83,11 @@ def describe(x_BCHW: torch.Tensor) -> torch.Tensor:
     return torch.cat([mean[:, :, 0, 0], (contrast + _FLOOR).log(), (rough + _FLOOR).log()], dim=1)
 
 
+def untold(table: torch.Tensor | None, x_BCHW: torch.Tensor) -> torch.Tensor | None:
+    """In place of descriptors where a network with such a ``table`` is told nothing; None for one that never is."""
+    return None if table is None else table.new_zeros(x_BCHW.shape[0], table.shape[1])
+
+
 def _norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(max(1, channels // 8), channels)
 
@@ -149,7 +154,8 @@ class JointUNet(ModelMixin, ConfigMixin):
     Group normalisation takes mean and scale of features out of an image (Song and Ermon 2019, 1907.05600, give the
     means back to instance normalisation for that), so that brightness, contrast and roughness of the whole image are
     hard to tell from its noise. Told the descriptors d of the clean image the network is p(x, y | d), and samples take
-    d from a table of training images. They are of the whole image, so other ones where it is larger than in training.
+    d from a table of training images. Where an image is given and its label asked for nothing is told (zeros, which no
+    image has): with few labels d is a short way to a wrong answer, and images may be larger than those of training.
 
     Args:
         bands: image bands C.
@@ -213,10 +219,6 @@ class JointUNet(ModelMixin, ConfigMixin):
         """The network of ``config`` for ``bands`` image bands and ``num_classes`` classes."""
         return cls(bands=bands, num_classes=num_classes, **config.model_dump())
 
-    def told_of(self, x_BCHW: torch.Tensor) -> torch.Tensor | None:
-        """What it is to be told of clean images: their descriptors, or None."""
-        return None if self.table is None else describe(x_BCHW)
-
     def check_size(self, height: int, width: int) -> None:
         """Raise ConfigError unless images of this size pass through every level."""
         if height % self.stride or width % self.stride:
@@ -235,7 +237,7 @@ class JointUNet(ModelMixin, ConfigMixin):
     ) -> JointOutput:
         """Noisy image and label with their levels (0 clean, 1 pure noise) to both predictions.
 
-        ``descriptors``: ``told_of`` the clean image, or one of ``table``.
+        ``descriptors``: of clean images (``describe``), rows of ``table``, or ``untold``.
         """
         assert (self.table is None) == (descriptors_BD is None), "descriptors are for a network that is told them"
         count, dtype = self.num_level_features, self.stem.weight.dtype

@@ -17,7 +17,7 @@ from dakter import rng
 from dakter.config import Config, setting
 from dakter.diffusion.balance import probabilities, reenter
 from dakter.diffusion.loss import clean_image
-from dakter.diffusion.network import describe
+from dakter.diffusion.network import untold
 from dakter.diffusion.schedule import SchedulerName, continuous_t, set_steps
 from dakter.errors import ConfigError
 
@@ -55,7 +55,7 @@ class Denoiser:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Clean image ``(B, C, H, W)`` and soft label ``(B, K, H, W)``, float32; one pair of levels for all rows.
 
-        ``told``: from ``describe`` or ``draw_descriptors``.
+        ``told``: from ``untold`` or ``draw_descriptors``.
         """
         levels_x = torch.full((x.shape[0],), t_x, device=self.device)  # len(x) would freeze it in an exported graph
         levels_y = torch.full((x.shape[0],), t_y, device=self.device)
@@ -64,9 +64,9 @@ class Denoiser:
         image = clean_image(out.image.float(), x, levels_x, self.objective)
         return (image.clamp(-1, 1) if self.clip else image), probabilities(out.logits, self.label_loss)
 
-    def describe(self, x_BCHW: torch.Tensor) -> torch.Tensor | None:
-        """What the network is to be told of clean images; None: nothing."""
-        return None if self.table is None else describe(x_BCHW)
+    def untold(self, x_BCHW: torch.Tensor) -> torch.Tensor | None:
+        """What the network is told of images whose label is asked for."""
+        return untold(self.table, x_BCHW)
 
     def draw_descriptors(self, seed: int, stream: str, indices: Sequence[int]) -> torch.Tensor | None:
         """The same of images that are to be drawn: of a training image, by (seed, stream, index).

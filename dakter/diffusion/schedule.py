@@ -157,3 +157,8 @@ def draw_levels(config: DiffusionConfig, rng: np.random.Generator, *, labelled: 
     if which < config.share_equal + config.share_independent + config.share_image_clean:
         return config.clean_t, 1.0
     return t_x, config.clean_t
+
+
+def draws_images(config: DiffusionConfig, t_x_B: torch.Tensor, t_y_B: torch.Tensor) -> torch.Tensor:
+    """Whether images are drawn at such levels, bool ``(B,)``: of p(x, y), p(x) or p(x | y)."""
+    return (t_x_B == t_y_B) | (t_y_B == 1) | (t_y_B == config.clean_t)

@@ -71,7 +71,7 @@ def average_readout(
     """
     height, width = x_BCHW.shape[2:]
     levels = torch.full((x_BCHW.shape[0],), clean_t)
-    told = denoiser.describe(x_BCHW)
+    told = denoiser.untold(x_BCHW)
     total: torch.Tensor | None = None
     for draw in range(evaluations):
         which = draw % NUM_TURNS if turned else 0
@@ -126,7 +126,7 @@ def chains(
     turned: bool = False,
 ) -> torch.Tensor:
     """Mean of the last softmax of ``num_chains`` label chains p(y | x), float32 ``(B, K, H, W)``; turns as above."""
-    told = denoiser.describe(x_BCHW)
+    told = denoiser.untold(x_BCHW)
     total = torch.zeros(len(x_BCHW), num_classes, *x_BCHW.shape[2:], device=x_BCHW.device)
     for draw in range(num_chains):
         which = draw % NUM_TURNS if turned else 0

@@ -22,19 +22,18 @@ from torch import nn
 
 from dakter.captured import Captured
 from dakter.diffusion.balance import enter_labels
-from dakter.diffusion.batch import Batch, TrainingData, assemble, count_unlabelled, plan
+from dakter.diffusion.batch import Batch, TrainingData, assemble, count_unlabelled, described, plan
 from dakter.diffusion.checkpoint import check_same, load_optimizer, optimizer_tensors, read_checkpoint, write_checkpoint
 from dakter.diffusion.loss import losses
 from dakter.diffusion.mean_teacher import answers, count_taught, teacher_probabilities
 from dakter.diffusion.network import JointUNet, NetworkConfig, describe
 from dakter.diffusion.pipeline import JointDiffusionPipeline
-from dakter.diffusion.schedule import DiffusionConfig, add_noise
+from dakter.diffusion.schedule import DiffusionConfig, add_noise, draws_images
 from dakter.diffusion.train_config import TrainConfig, learning_rate
 from dakter.diffusion.validation import Validation
 from dakter.ema import Ema
 from dakter.errors import ConfigError, DakterError
-from dakter.rng import derive_seed, permutation
-from dakter.schema import to_model
+from dakter.rng import derive_seed
 
 log = logging.getLogger("dakter")
 
@@ -74,7 +73,9 @@ class Trainer:
             self.unet = JointUNet.build(network, len(data.bands), len(data.class_table))
         self.unet.check_size(*data.images.shape[2:])
         if self.unet.table is not None:
-            self.unet.table.copy_(self._descriptors(len(self.unet.table)))
+            self.unet.table.copy_(
+                described(data, len(self.unet.table), train.seed, with_unlabelled=self.num_unlabelled > 0)
+            )
         # CPU: GroupNorm's backward in channels_last bf16 is 12-45 times slower than NCHW. GPUs want channels_last.
         layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         nn.Module.to(self.unet, device)
@@ -106,19 +107,13 @@ class Trainer:
         self.gradients = Captured(self.differentiate, self.unet.parameters(), capture=alone)
         self.captured_answers = Captured(self._answers, (), capture=alone)
 
-    def _descriptors(self, count: int) -> torch.Tensor:
-        """Of images that are learned from, drawn alike often (but for one): ``(count, D)``."""
-        labelled = self.data.images
-        unlabelled = self.data.unlabelled if self.num_unlabelled else None
-        total = len(labelled) + (0 if unlabelled is None else len(unlabelled))
-        chosen = permutation(total, self.train.seed, "train/descriptors", 0)[:count]
-        found = []
-        for number in chosen:  # one by one: they may be large, and their number is bounded
-            image = (
-                labelled[number] if unlabelled is None or number < len(labelled) else unlabelled[number - len(labelled)]
-            )
-            found.append(describe(to_model(image[None])))
-        return torch.cat(found)[np.resize(np.arange(len(chosen)), count)]
+    def _told(
+        self, x_BCHW: torch.Tensor, t_x_B: torch.Tensor, t_y_B: torch.Tensor, on_image_B: torch.Tensor
+    ) -> torch.Tensor | None:
+        """Descriptors in rows whose image is to be learned at levels where samples are drawn; zeros in the others."""
+        if self.unet.table is None:
+            return None
+        return describe(x_BCHW) * (on_image_B * draws_images(self.diffusion, t_x_B, t_y_B))[:, None]
 
     def seconds(self) -> float:
         """Of training so far, over all starts."""
@@ -273,7 +268,7 @@ class Trainer:
         noisy_x = add_noise(x_BCHW, noise_x_BCHW, t_x_B)
         noisy_y = add_noise(y, noise_y_BKHW, t_y_B)
         with self._autocast():
-            out = self.model(noisy_x, noisy_y, t_x_B, t_y_B, self.unet.told_of(x_BCHW))
+            out = self.model(noisy_x, noisy_y, t_x_B, t_y_B, self._told(x_BCHW, t_x_B, t_y_B, on_image_B))
         sums = losses(
             self.diffusion,
             out.image,

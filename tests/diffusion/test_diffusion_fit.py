@@ -45,7 +45,7 @@ def test_the_model_keeps_descriptors_of_every_image_that_it_learned_from(share: 
     assert counts.max() - counts.min() <= 1, "and each image has its part"
 
 
-def test_training_tells_the_network_of_the_clean_image_as_it_sees_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_tells_of_the_clean_image_where_it_is_to_be_learned(monkeypatch: pytest.MonkeyPatch) -> None:
     told, forward = list[torch.Tensor](), JointUNet.forward
 
     def listening(self: JointUNet, *inputs: torch.Tensor) -> JointOutput:
@@ -53,14 +53,18 @@ def test_training_tells_the_network_of_the_clean_image_as_it_sees_it(monkeypatch
         return forward(self, *inputs)
 
     monkeypatch.setattr(JointUNet, "forward", listening)
-    data, views = toy_data(unlabelled=False), LabelViews(gain=1.0)
-    run_fit(TRAIN.model_copy(update={"steps": 1, "unlabelled_share": 0.0, "label_views": views}), data=data)
+    data, views = toy_data(), LabelViews(gain=1.0)
+    run_fit(TRAIN.model_copy(update={"steps": 1, "batch_size": 32, "label_views": views}), data=data)
     (first,) = told
-    rows = plan(
-        DiffusionConfig(), data, batch_size=4, num_unlabelled=0, dihedral=True, seed=TRAIN.seed, step=0, num_taught=0
-    )
+    about: dict[str, Any] = {"batch_size": 32, "num_unlabelled": 16, "dihedral": True}
+    rows = plan(DiffusionConfig(), data, seed=TRAIN.seed, step=0, **about)
     batch = assemble(rows, data, seed=TRAIN.seed, step=0, label_views=views)
-    assert torch.allclose(first, describe(batch.x_BCHW), atol=1e-6)
+    drawn = torch.tensor([row.t_x == row.t_y or row.t_y == 0.01 or not row.labelled for row in rows])
+    given = torch.tensor([row.t_x == 0.01 for row in rows])
+    assert given.any()
+    assert 16 < drawn.sum() < 32 - given.sum(), "rows of all kinds"
+    assert torch.allclose(first[drawn], describe(batch.x_BCHW)[drawn], atol=1e-6)
+    assert not first[~drawn].any()
 
 
 def test_golden_losses_of_a_tiny_run() -> None:
