@@ -170,9 +170,9 @@ class JointDiffusionPipeline(DiffusionPipeline):
     ) -> torch.Tensor:
         """p(y | x) of images on the model scale ``(B, C, H, W)``: float32 ``(B, K, H, W)`` on the CPU.
 
-        Any H and W that the network's stride divides.
-        ``indices`` number the noise draws (default 0, 1, ...); ``sampler`` gives micro_batch and precision;
-        ``soft_label`` asks for chains, or in place of ``evaluations`` for a read-out (default: the read-out).
+        Any H and W that the network's stride divides. ``indices`` number the noise draws (default 0, 1, ...);
+        ``sampler`` gives micro_batch and precision; ``soft_label`` asks for chains, or in place of ``evaluations`` for
+        a read-out (default: the read-out).
 
         Raises:
             ConfigError: the model was trained in mode joint, or soft_label.mode is last_step, which images that were

@@ -49,8 +49,7 @@ _KEPT = {"keep": "best", "validate_every": 350, "patience": 4}
 _VIEWS = {**_KEPT, "label_views": {"zoom_share": 0.5, "gain": 0.15, "gamma": 0.15}}
 # And a mean teacher for a quarter of the rows of unlabelled images.
 _TAUGHT = {**_VIEWS, "mean_teacher": {"share": 0.25, "start_step": 350, "temperature": 1.0}}
-# With one, longer training may do no harm: the last weights, after as many steps as the tier has, or as a model of
-# samples wants.
+# With one, the last weights need not be chosen by val: after as many steps as the tier has, or as samples want.
 _TO_THE_END = {**_TAUGHT, "keep": "last", "patience": None}
 _LATE = {**_TO_THE_END, "steps": 5600}
 # Share of a batch of 32 that leaves the one real row that every batch has.
