@@ -237,7 +237,7 @@ class JointDiffusionPipeline(DiffusionPipeline):
     ) -> torch.Tensor:
         """Images for given class maps uint8 ``(B, H, W)`` (IGNORE: unknown): float32 ``(B, C, H, W)`` in [-1, 1].
 
-        A network that is told descriptors takes those of training images, whatever these show.
+        Descriptors, where the network is told such, are those of training images, whatever these show.
 
         Raises:
             ConfigError: the model was trained in mode joint. DataError: not such maps.
@@ -349,17 +349,9 @@ class JointDiffusionPipeline(DiffusionPipeline):
             # channels_last: 1.1 times faster on the CPU, more on GPUs; nn.Module.to, since that of diffusers warns
             nn.Module.to(network, dtype)
             self._prepared = (key, nn.Module.to(network, memory_format=torch.channels_last))
-        config = self.config
-        return Denoiser(
-            self._prepared[1],
-            config.objective,
-            config.label_loss,
-            config.b,
-            device,
-            clip=sampler.clip,
-            dtype=dtype,
-            table=self.unet.table,
-        )
+        asked = (self.config.objective, self.config.label_loss, self.config.b)
+        table = self.unet.table  # in float32, whatever the copy is in
+        return Denoiser(self._prepared[1], *asked, device, clip=sampler.clip, dtype=dtype, table=table)
 
 
 @dataclass(frozen=True)

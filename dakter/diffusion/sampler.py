@@ -17,7 +17,6 @@ from dakter import rng
 from dakter.config import Config, setting
 from dakter.diffusion.balance import probabilities, reenter
 from dakter.diffusion.loss import clean_image
-from dakter.diffusion.network import untold
 from dakter.diffusion.schedule import SchedulerName, continuous_t, set_steps
 from dakter.errors import ConfigError
 
@@ -64,12 +63,8 @@ class Denoiser:
         image = clean_image(out.image.float(), x, levels_x, self.objective)
         return (image.clamp(-1, 1) if self.clip else image), probabilities(out.logits, self.label_loss)
 
-    def untold(self, x_BCHW: torch.Tensor) -> torch.Tensor | None:
-        """What the network is told of images whose label is asked for."""
-        return untold(self.table, x_BCHW)
-
     def draw_descriptors(self, seed: int, stream: str, indices: Sequence[int]) -> torch.Tensor | None:
-        """The same of images that are to be drawn: of a training image, by (seed, stream, index).
+        """What the network is told of images that are to be drawn: of a training image, by (seed, stream, index).
 
         Raises:
             ConfigError: the table was never set, so the network was not trained.

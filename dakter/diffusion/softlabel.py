@@ -19,6 +19,7 @@ import torch
 from dakter import rng
 from dakter.config import Config, setting
 from dakter.diffusion.balance import reenter
+from dakter.diffusion.network import untold
 from dakter.diffusion.sampler import Denoiser, reverse
 from dakter.diffusion.schedule import add_noise
 from dakter.turns import NUM_TURNS, turn, turn_back
@@ -71,7 +72,7 @@ def average_readout(
     """
     height, width = x_BCHW.shape[2:]
     levels = torch.full((x_BCHW.shape[0],), clean_t)
-    told = denoiser.untold(x_BCHW)
+    told = untold(denoiser.table, x_BCHW)
     total: torch.Tensor | None = None
     for draw in range(evaluations):
         which = draw % NUM_TURNS if turned else 0
@@ -126,7 +127,7 @@ def chains(
     turned: bool = False,
 ) -> torch.Tensor:
     """Mean of the last softmax of ``num_chains`` label chains p(y | x), float32 ``(B, K, H, W)``; turns as above."""
-    told = denoiser.untold(x_BCHW)
+    told = untold(denoiser.table, x_BCHW)
     total = torch.zeros(len(x_BCHW), num_classes, *x_BCHW.shape[2:], device=x_BCHW.device)
     for draw in range(num_chains):
         which = draw % NUM_TURNS if turned else 0

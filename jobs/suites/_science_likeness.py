@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dakter.evaluate.likeness import MEASURES, MOST_RATIO
 from jobs.suites import _science_segmenters as segmenters
 from jobs.suites import _science_text as text
-from jobs.suites._science_plan import Tier, cells
+from jobs.suites._science_plan import Cell
 
 SOFT_LABELS = {"last_step": "last step", "readout": segmenters.NAME}
 
@@ -16,12 +16,12 @@ _FURTHER = "The last rows take training images for generated ones, as further re
 _SEVERAL = "Rows with another number of images a set have another yardstick too: compare those of one number. "
 
 
-def section(tier: Tier, records: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Lines of every generator that was measured; none without one."""
+def section(done: Sequence[Cell], records: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Lines of every generator that was measured; none without one. ``done``: the cells that have a record."""
     rows: list[list[str]] = []
     of_real: dict[str, list[str]] = {}
-    for cell in cells(tier):
-        if cell.kind != "images" or cell.name not in records:
+    for cell in done:
+        if cell.kind != "images":
             continue
         figures = records[cell.name]["figures"]
         name, count = cell.name.removeprefix("images-"), str(figures["num_images"])

@@ -51,7 +51,7 @@ def write_page(name: str, tier: Tier, records: Records, folder: str) -> str:
         if drawing:
             storage.put(storage.join(folder, f"{name}-curves.svg"), standalone(drawing).encode())
             lines += [curves.CURVES_NOTE, "", f"![p(y given x) by step of the generator]({name}-curves.svg)", ""]
-        lines += page.fractions() + likeness.section(tier, records)
+        lines += page.fractions() + likeness.section(done, records)
         rows = page.forest()
         if rows:
             longest = max(len(row.name) for row in rows)

@@ -70,8 +70,9 @@ def test_a_sample_depends_on_its_number_alone(name: str, mode: str, precision: s
         assert not torch.equal(one[0], several[0])
 
 
-def test_a_sample_takes_the_descriptors_of_a_training_image_by_its_number() -> None:
-    table, seen = torch.arange(30.0).view(10, 3), list[torch.Tensor]()
+def _listener(table: torch.Tensor) -> tuple[Denoiser, list[torch.Tensor]]:
+    """A denoiser that notes what it is told."""
+    seen: list[torch.Tensor] = []
 
     def network(
         x: torch.Tensor, y: torch.Tensor, t_x: torch.Tensor, t_y: torch.Tensor, told: torch.Tensor
@@ -79,7 +80,12 @@ def test_a_sample_takes_the_descriptors_of_a_training_image_by_its_number() -> N
         seen.append(told)
         return SimpleNamespace(image=torch.zeros_like(x), logits=torch.zeros_like(y))
 
-    denoiser = Denoiser(network, "x0", "ce", 0.4, CPU, table=table)
+    return Denoiser(network, "x0", "ce", 0.4, CPU, table=table), seen
+
+
+def test_a_sample_takes_the_descriptors_of_a_training_image_by_its_number() -> None:
+    table = torch.arange(30.0).view(10, 3)
+    denoiser, seen = _listener(table)
 
     def told(indices: list[int], seed: int = 0) -> torch.Tensor:
         seen.clear()
@@ -102,15 +108,7 @@ def test_a_sample_takes_the_descriptors_of_a_training_image_by_its_number() -> N
 
 
 def test_nothing_is_told_of_a_given_image_and_an_untrained_network_has_nothing_to_draw() -> None:
-    seen = list[torch.Tensor]()
-
-    def network(
-        x: torch.Tensor, y: torch.Tensor, t_x: torch.Tensor, t_y: torch.Tensor, told: torch.Tensor
-    ) -> SimpleNamespace:
-        seen.append(told)
-        return SimpleNamespace(image=torch.zeros_like(x), logits=torch.zeros_like(y))
-
-    denoiser = Denoiser(network, "x0", "ce", 0.4, CPU, table=torch.full((4, 3), torch.nan))
+    denoiser, seen = _listener(torch.full((4, 3), torch.nan))
     clean = torch.rand(2, 1, 8, 8)
     about: dict[str, Any] = {"num_classes": 2, "clean_t": 0.01, "seed": 0, "indices": [0, 1], "turned": True}
     readout(denoiser, clean, evaluations=2, **about)
