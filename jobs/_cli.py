@@ -43,6 +43,7 @@ SECTIONS = (
     "train",
     "sampler",
     "soft_label",
+    "render",
     "corpus",
     "budget",
     "curate",

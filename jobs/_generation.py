@@ -15,12 +15,14 @@ from dakter.corpus import croissant, ledger, manifest, quote
 from dakter.corpus.budget import BudgetConfig
 from dakter.corpus.layout import CorpusConfig, Layout
 from dakter.corpus.status import failure_lines, status
+from dakter.diffusion.label_maps import RenderConfig
 from dakter.diffusion.sampler import SamplerConfig
 from dakter.diffusion.softlabel import SoftLabelConfig
 from dakter.errors import DakterError, Stopped, listing
 from dakter.progress import Progress
 from jobs import _context, _metrics
 from jobs._cli import JobSettings, Plan, Stop, versions
+from jobs._label_maps import MapSource, outcome
 from jobs._model_sampler import ModelSampler
 from jobs._ray import RayConfig, session, wait_for_resources
 from jobs._shards import SamplerFactory, Work, fan_out, lost
@@ -41,6 +43,7 @@ class GenerateSettings(JobSettings):
     stage: ClassVar[str] = "generate"
     sampler: SamplerConfig = SamplerConfig()
     soft_label: SoftLabelConfig = SoftLabelConfig()
+    render: RenderConfig = RenderConfig()
     corpus: CorpusConfig = CorpusConfig()
     budget: BudgetConfig = BudgetConfig()
     ray: RayConfig = RayConfig()
@@ -70,6 +73,7 @@ class GenerateSettings(JobSettings):
             self.corpus.seed,
             self.ray.generate_cpus,
             self.device,
+            MapSource(self.render, self.place("tiles"), self.place("labelled")) if self.render.renders else None,
         )
 
     def of_sampler(self, identity: Mapping[str, Any], where: str) -> Self:
@@ -77,8 +81,14 @@ class GenerateSettings(JobSettings):
         update = {
             "sampler": config.load(SamplerConfig, identity["sampler"], where=where),
             "soft_label": config.load(SoftLabelConfig, identity["soft_label"], where=where),
+            "render": config.load(RenderConfig, _settings_of(identity.get("render", {})), where=where),
         }
         return self.model_copy(update=update)
+
+
+def _settings_of(render: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what an identity says of label maps, the settings; the rest are digests."""
+    return {key: value for key, value in render.items() if key in RenderConfig.model_fields}
 
 
 def run(settings: GenerateSettings, stop: Stop) -> Mapping[str, Any]:
@@ -150,6 +160,7 @@ def _figures(found: Mapping[str, Any], settings: GenerateSettings, layout: Layou
         "class_shares": dict(zip(names, found["class_shares"], strict=True)),
         "corpus_digest": found["digest"],
         **({"quote_against_actual": compared} if compared else {}),
+        **({"rendered": outcome(layout.url, settings.render, settings.corpus.seed)} if settings.render.quotas else {}),
     }
 
 
@@ -275,13 +286,27 @@ def plan(settings: GenerateSettings) -> Plan:
     """What ``run`` would do."""
     corpus = settings.corpus
     return Plan(
-        reads=[f"model {settings.place('model')}"],
+        reads=[f"model {settings.place('model')}", *_maps_read(settings)],
         computes=[
             f"{corpus.num_samples} pairs from corpus seed {corpus.seed}, less those that are committed",
+            *(f"{share:g} of them for label maps {what}" for what, share in _asked(settings.render).items()),
             *effort(settings),
         ],
         writes=[f"corpus {settings.url}"],
     )
+
+
+def _asked(render: RenderConfig) -> dict[str, float]:
+    """Shares of samples that are drawn for label maps, by what these are."""
+    found = {f"with {name}": share for name, share in render.quotas.items()}
+    return {**found, "of any kind": render.others} if render.others else found
+
+
+def _maps_read(settings: GenerateSettings) -> list[str]:
+    if not settings.render.renders:
+        return []
+    masks, labelled = f"tiles {settings.place('tiles')}: masks of train", f"labelled tiles {settings.place('labelled')}"
+    return {"masks": [masks], "labelled": [labelled], "both": [masks, labelled]}[settings.render.maps]
 
 
 def effort(settings: GenerateSettings) -> list[str]:

@@ -13,9 +13,11 @@ import torch
 
 from dakter import schema, storage
 from dakter.corpus.content import Content
+from dakter.diffusion.label_maps import MapPool
 from dakter.diffusion.sampler import SamplerConfig
 from dakter.diffusion.softlabel import SoftLabelConfig
-from dakter.errors import IntegrityError
+from dakter.errors import ConfigError, IntegrityError
+from jobs._label_maps import MapSource
 
 
 class PlacedModel:
@@ -29,7 +31,7 @@ class PlacedModel:
     Attributes:
         digest, record: see ``dakter.diffusion.pipeline.OpenModel``.
         content: what one pair of it is.
-        mode: ``diffusion.mode`` that it was trained in.
+        mode: ``diffusion.mode`` that it was trained in. turned: it learned from turned images.
 
     Raises:
         IntegrityError: no complete model is there, or it was altered.
@@ -53,6 +55,7 @@ class PlacedModel:
         table = opened.pipeline.class_table
         self.content = Content(table, tuple(config["bands"]), size, size, (float(low), float(high)))
         self.mode = str(config["mode"])
+        self.turned = bool(config["dihedral"])
 
     @property
     def pipeline(self) -> Any:
@@ -70,6 +73,13 @@ class ModelSampler:
     Args:
         url, threads, device: see ``PlacedModel``.
         seed: of the corpus.
+        maps: where the label maps stand that some of its images are drawn for; None: all are drawn with their labels.
+
+    Attributes:
+        pool: those label maps.
+
+    Raises:
+        ConfigError: label maps for a model trained in mode joint; and see ``MapSource.open``.
     """
 
     def __init__(
@@ -80,6 +90,7 @@ class ModelSampler:
         seed: int,
         threads: int,
         device: str,
+        maps: MapSource | None = None,
     ):
         self._model = PlacedModel(url, threads, device)
         self._settings, self._seed = (sampler, soft_label), seed
@@ -92,10 +103,25 @@ class ModelSampler:
             "threads": threads,
         }
         self.content = self._model.content
+        self.pool: MapPool | None = None
+        if maps is not None:
+            check_renders(self._model.mode, url)
+            self.pool, digests = maps.open(self.content, seed=seed, turned=self._model.turned)
+            self.identity["render"] = {**maps.config.dump(), **digests}
 
     def __call__(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        pairs = self._model.pipeline.sample(indices, self._seed, *self._settings)
+        given = self.pool.give(indices) if self.pool else None
+        pairs = self._model.pipeline.sample(indices, self._seed, *self._settings, given)
         return schema.to_stored(numpy_of(pairs.images)), schema.soft_to_stored(numpy_of(pairs.soft_labels))
+
+
+def check_renders(mode: str, where: str) -> None:
+    """Raise ConfigError unless a model of ``diffusion.mode`` can draw images for label maps; ``where`` names it."""
+    if mode != "independent":
+        raise ConfigError(
+            f"{where}: diffusion.mode {mode}; expected independent: only a model trained so can draw images for label "
+            "maps. Train one (--diffusion.mode independent), or leave render.quotas and render.others out"
+        )
 
 
 def numpy_of(values: Any) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The whole job in one command: prepare, train, generate, label if asked, distill, evaluate, promote, and the report.
+"""The whole job in one command: prepare, train, label if asked, generate, distill, evaluate, promote, and the report.
 
 On one machine the stages run in this process. On a cluster each is submitted as a Ray job of its own, so that it goes
 on if this process dies; the same command again attaches to the stage that is running.
@@ -21,6 +21,7 @@ from dakter.tracking_address import tracking_uri
 from jobs import distill, evaluate, generate, label, prepare, promote, train
 from jobs._cli import Job, Plan, Stop, Verb, execute, main
 from jobs._context import begin_run, find_run
+from jobs._model_sampler import check_renders
 from jobs._ray import session
 from jobs._report import write_report
 from jobs._sources import share_of
@@ -36,8 +37,8 @@ RunStage = Callable[[Job[Any], Any], object]
 STAGES: tuple[Job[Any], ...] = (
     prepare.JOB,
     train.JOB,
-    generate.JOB,
     label.JOB,
+    generate.JOB,
     distill.JOB,
     evaluate.JOB,
     promote.JOB,
@@ -150,6 +151,13 @@ def _check_settings(settings: PipelineSettings) -> None:
     check_rows(share, settings.sweep.synthetic_share, settings.students.batch_size)
     if settings.label:
         check_mode(mode, "label")
+    if settings.render.renders:
+        check_renders(mode, "generate")
+        if settings.render.maps != "masks" and not with_labelled:
+            raise ConfigError(
+                f"render.maps is {settings.render.maps} without labelled tiles; expected --label true, which makes "
+                "them, or paths.labelled where they stand; or render.maps masks"
+            )
     choice = settings.promotion.candidate
     if choice != "student" and (mode != "independent" or not settings.evaluate.joint_model):
         raise ConfigError(
@@ -165,11 +173,10 @@ def _check_with_tiles(settings: PipelineSettings) -> None:
     if settings.label:
         check_tiles(tiles)
     table = tiles.manifest.class_table
-    unknown = sorted(set(settings.promotion.min_class_iou) - set(table.names))
-    if unknown:
-        raise ConfigError(
-            f"setting promotion.min_class_iou names {', '.join(unknown)}; expected some of {', '.join(table.names)}"
-        )
+    named = {"promotion.min_class_iou": settings.promotion.min_class_iou, "render.quotas": settings.render.quotas}
+    for key, classes in named.items():
+        if unknown := sorted(set(classes) - set(table.names)):
+            raise ConfigError(f"setting {key} names {', '.join(unknown)}; expected some of {', '.join(table.names)}")
 
 
 def plan(settings: PipelineSettings) -> Plan:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from dakter import rng
+from dakter.data.tiles import TileCorpus
 from dakter.diffusion.fit import TrainConfig, TrainingData, fit
 from dakter.diffusion.network import JointUNet, NetworkConfig
 from dakter.diffusion.pipeline import JointDiffusionPipeline, save_model
@@ -41,11 +43,20 @@ def put_untrained_model(
     bands: Sequence[str],
     value_range: Sequence[float],
     mode: Literal["joint", "independent"] = "independent",
+    dihedral: bool = False,
 ) -> None:
     """A ``random_joint`` of five classes and one band, saved."""
-    about = {"dihedral": False, "size_px": size_px, "bands": bands, "value_range": value_range}
+    about = {"dihedral": dihedral, "size_px": size_px, "bands": bands, "value_range": value_range}
     network = NetworkConfig(widths=(8, 8), blocks=(1, 1))
     save_model(random_joint(network, DiffusionConfig(mode=mode), OSD, **about), url, record)
+
+
+def put_model_for(folder: Path, tiles: str, **more: Any) -> str:
+    """The URL of a model that fits ``tiles``, by ``put_untrained_model``."""
+    manifest = TileCorpus.open(tiles).manifest
+    what = {"size_px": manifest.tile_px, "bands": manifest.bands, "value_range": manifest.value_range, **more}
+    put_untrained_model(str(folder), {"source": "what the model learned from"}, **what)
+    return str(folder)
 
 
 def put_tiny_model(url: str) -> None:

@@ -7,7 +7,7 @@ observations or simulated scenes, so nothing is claimed about that; they are not
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 # ``content`` of a sampler that labels given images.
@@ -86,6 +86,21 @@ _GENERATED = Wording(
         f"{_ROUNDED} speckle and textures are as good as the model.",
     ),
 )
+# With images that were drawn for chosen label maps among them.
+_RENDERED = replace(
+    _GENERATED,
+    origin="drawn from one diffusion model: image and label together, or the image for a label map that was chosen. No "
+    "observations: nothing shown was ever measured.",
+    summary="Pairs of a SAR image and a soft label (the probability of each class in every pixel), drawn from one "
+    "diffusion model: both together, or, in chosen shares of the pairs, the image for a label map that was chosen. "
+    "They are no observations: nothing shown here was ever measured.",
+    collection="Synthetic: image and label are sampled together by {software} from a diffusion model (digest {model}) "
+    "that was trained on labelled SAR images, or, in chosen shares of the pairs, the image is sampled for a label map "
+    "of its training data. Pair i depends on (seed, i) and these label maps alone.",
+    annotation="No person labelled these images: the soft label is the model's own.",
+    bias="The model repeats, and may strengthen, whatever is uneven in its training data. Classes are as frequent as "
+    "was asked for, not as at sea.",
+)
 # Stored pixels of 16 bits, of a source with a range of values of its own, become 8 of the same range.
 _IN_8_BITS = "but for rounding to 8 bits"
 _LABELLED = Wording(
@@ -127,4 +142,6 @@ def is_labelled(identity: Mapping[str, Any]) -> bool:
 
 def wording(identity: Mapping[str, Any]) -> Wording:
     """What a corpus of this identity says."""
-    return _LABELLED if is_labelled(identity) else _GENERATED
+    if is_labelled(identity):
+        return _LABELLED
+    return _RENDERED if "render" in identity["sampler"] else _GENERATED

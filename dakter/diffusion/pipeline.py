@@ -19,15 +19,14 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from dakter.diffusion.balance import enter_labels
+from dakter.diffusion.label_maps import Given
 from dakter.diffusion.network import JointUNet
 from dakter.diffusion.package import PackagedLabeller
-from dakter.diffusion.sampler import Denoiser, SamplerConfig, draw_images, draw_pairs, micro_batches
+from dakter.diffusion.sampler import Denoiser, SamplerConfig, draw_pairs, micro_batches
 from dakter.diffusion.saved import fetch_model, put_model
-from dakter.diffusion.schedule import DiffusionConfig, add_noise, build_scheduler, same_levels
+from dakter.diffusion.schedule import DiffusionConfig, build_scheduler, same_levels
 from dakter.diffusion.softlabel import SoftLabelConfig, chains, readout
 from dakter.errors import ConfigError, DataError
-from dakter.rng import normal
 from dakter.schema import ClassTable
 
 
@@ -146,18 +145,26 @@ class JointDiffusionPipeline(DiffusionPipeline):
         return self._sample(range(batch_size), seed, sampler, soft_label or self._default_soft_label(), self.scheduler)
 
     def sample(
-        self, indices: Sequence[int] | np.ndarray, seed: int, sampler: SamplerConfig, soft_label: SoftLabelConfig
+        self,
+        indices: Sequence[int] | np.ndarray,
+        seed: int,
+        sampler: SamplerConfig,
+        soft_label: SoftLabelConfig,
+        given: Given | None = None,
     ) -> JointSamples:
         """Pairs number ``indices`` of the endless sequence that (model, settings, seed) stand for.
 
         Row i depends on the model, the settings, ``seed`` and ``indices[i]``; its bits moreover on the shape of the
         micro-batch (always full: the last is padded), the number format and the device, not on its neighbours.
+        ``given``: label maps that images are drawn for; with soft_label.mode last_step their soft label is about the
+        map, else p(y | x) of the image as of any other.
 
         Raises:
-            ConfigError: read-out or chains of a model trained in mode joint, or a step count the solver cannot do.
+            ConfigError: read-out, chains or label maps with a model trained in mode joint, or a step count the solver
+                cannot do. DataError: not such maps.
         """
         scheduler = same_levels(self.scheduler, sampler.scheduler)
-        return self._sample(indices, seed, sampler, soft_label, scheduler)
+        return self._sample(indices, seed, sampler, soft_label, scheduler, given)
 
     def label(
         self,
@@ -242,31 +249,10 @@ class JointDiffusionPipeline(DiffusionPipeline):
         Raises:
             ConfigError: the model was trained in mode joint. DataError: not such maps.
         """
-        self._needs_independent("p(x | y)")
-        sampler = sampler or SamplerConfig(precision="fp32")
-        if label_maps.ndim != 3 or label_maps.dtype != np.uint8:
-            raise DataError(f"label maps are {label_maps.dtype} {label_maps.shape}; expected uint8 (B, H, W)")
-        self.unet.check_size(*label_maps.shape[1:])
-        denoiser, scheduler = self._denoiser(sampler), same_levels(self.scheduler, sampler.scheduler)
-        numbers = _numbers(indices, len(label_maps))
-        clean_t, num_classes = float(self.config.clean_t), int(self.unet.config.num_classes)
-
-        def run(at: np.ndarray) -> torch.Tensor:
-            y = enter_labels(torch.from_numpy(label_maps[at]), num_classes, self.config.b)
-            noise = normal(tuple(y.shape[1:]), seed, "render/label-noise", 0, numbers[at].tolist())
-            y = add_noise(y, noise, torch.full((len(y),), clean_t)).to(denoiser.device)
-            return draw_images(
-                denoiser,
-                scheduler,
-                sampler.steps,
-                y,
-                clean_t,
-                bands=self.unet.config.bands,
-                seed=seed,
-                indices=numbers[at].tolist(),
-            )
-
-        return _in_micro_batches(len(label_maps), sampler.micro_batch, run)
+        sampler, numbers = sampler or SamplerConfig(precision="fp32"), _numbers(indices, len(label_maps))
+        scheduler = same_levels(self.scheduler, sampler.scheduler)
+        last = SoftLabelConfig(mode="last_step")
+        return self._sample(numbers, seed, sampler, last, scheduler, Given(label_maps)).images
 
     def _sample(
         self,
@@ -275,11 +261,17 @@ class JointDiffusionPipeline(DiffusionPipeline):
         sampler: SamplerConfig,
         soft_label: SoftLabelConfig,
         scheduler: Any,
+        given: Given | None = None,
     ) -> JointSamples:
         if soft_label.mode != "last_step":
             self._needs_independent(f"soft_label.mode {soft_label.mode}")
         denoiser, numbers = self._denoiser(sampler), _numbers(indices, len(indices))
         bands, num_classes = int(self.unet.config.bands), int(self.unet.config.num_classes)
+        size = (int(self.config.size_px),) * 2
+        if given is not None:
+            self._needs_independent("p(x | y)")
+            given.check(len(numbers), num_classes)
+            self.unet.check_size(*(size := given.maps_BHW.shape[1:]))
 
         def run(at: np.ndarray) -> torch.Tensor:
             own = numbers[at].tolist()
@@ -289,9 +281,11 @@ class JointDiffusionPipeline(DiffusionPipeline):
                 sampler.steps,
                 bands=bands,
                 num_classes=num_classes,
-                size_px=self.config.size_px,
+                size=size,
                 seed=seed,
                 indices=own,
+                given=None if given is None else given.rows(at),
+                clean_t=float(self.config.clean_t),
             )
             if soft_label.mode != "last_step":
                 soft = self._soft_label(denoiser, images, soft_label, seed, own)

@@ -15,9 +15,10 @@ import torch
 
 from dakter import rng
 from dakter.config import Config, setting
-from dakter.diffusion.balance import probabilities, reenter
+from dakter.diffusion.balance import enter_labels, probabilities, reenter
+from dakter.diffusion.label_maps import Given
 from dakter.diffusion.loss import clean_image
-from dakter.diffusion.schedule import SchedulerName, continuous_t, set_steps
+from dakter.diffusion.schedule import SchedulerName, add_noise, continuous_t, set_steps
 from dakter.errors import ConfigError
 
 
@@ -50,14 +51,14 @@ class Denoiser:
     table: torch.Tensor | None = None
 
     def __call__(
-        self, x: torch.Tensor, y: torch.Tensor, t_x: float, t_y: float, told: torch.Tensor | None = None
+        self, x: torch.Tensor, y: torch.Tensor, t_x: float, t_y: float | torch.Tensor, told: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Clean image ``(B, C, H, W)`` and soft label ``(B, K, H, W)``, float32; one pair of levels for all rows.
+        """Clean image ``(B, C, H, W)`` and soft label ``(B, K, H, W)``, float32; ``t_y`` may be a level for each row.
 
         ``told``: from ``untold`` or ``draw_descriptors``.
         """
         levels_x = torch.full((x.shape[0],), t_x, device=self.device)  # len(x) would freeze it in an exported graph
-        levels_y = torch.full((x.shape[0],), t_y, device=self.device)
+        levels_y = torch.full((x.shape[0],), t_y, device=self.device) if isinstance(t_y, float) else t_y
         more = () if told is None else (told,)
         out = self.network(x.to(self.dtype), y.to(self.dtype), levels_x, levels_y, *more)
         image = clean_image(out.image.float(), x, levels_x, self.objective)
@@ -105,19 +106,29 @@ def draw_pairs(
     *,
     bands: int,
     num_classes: int,
-    size_px: int,
+    size: tuple[int, int],
     seed: int,
     indices: Sequence[int],
+    given: Given | None = None,
+    clean_t: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Samples of p(x, y) along t_x = t_y: images and the soft labels of the last evaluation."""
-    x = rng.normal((bands, size_px, size_px), seed, "sample/image", 0, indices)
-    y = rng.normal((num_classes, size_px, size_px), seed, "sample/label", 0, indices)
+    """Samples of p(x, y) along t_x = t_y: images and the soft labels of the last evaluation.
+
+    Rows that are given a label map are samples of p(x | y): their label input stays that map at level ``clean_t``
+    while the image is denoised, and the soft label of the last evaluation is about the map itself.
+    """
+    x = rng.normal((bands, *size), seed, "sample/image", 0, indices)
+    y = rng.normal((num_classes, *size), seed, "sample/label", 0, indices)
     told = denoiser.draw_descriptors(seed, "sample/descriptors", indices)
+    see = _as_it_is if given is None else _with_maps(denoiser, given, y, clean_t)
+    if given is not None and given.descriptors is not None and told is not None:
+        told = torch.where(_rows(given, told), torch.from_numpy(given.descriptors).to(told), told)
     soft = torch.empty(0)
 
     def predict(state: torch.Tensor, t: float) -> torch.Tensor:
         nonlocal soft
-        image, soft = denoiser(state[:, :bands], state[:, bands:], t, t, told)
+        seen, level = see(state[:, bands:], t)
+        image, soft = denoiser(state[:, :bands], seen, t, level, told)
         return torch.cat([image, reenter(soft, denoiser.b)], 1)
 
     generators = [rng.torch_generator(seed, "sample/steps", 0, int(i)) for i in indices]
@@ -125,25 +136,29 @@ def draw_pairs(
     return state[:, :bands], soft
 
 
-def draw_images(
-    denoiser: Denoiser,
-    scheduler: Any,
-    steps: int,
-    y_BKHW: torch.Tensor,
-    t_y: float,
-    *,
-    bands: int,
-    seed: int,
-    indices: Sequence[int],
-) -> torch.Tensor:
-    """Samples of p(x | y): ``y_BKHW`` is the label input at level ``t_y``, kept while the image is denoised.
+# the state's label and its level to what the network sees of it, and the level of that
+_LabelInput = Callable[[torch.Tensor, float], tuple[torch.Tensor, float | torch.Tensor]]
 
-    Of a network that is told descriptors, of p(x | y, d), with d of a training image whatever its label.
-    """
-    x = rng.normal((bands, *y_BKHW.shape[2:]), seed, "render/image", 0, indices).to(denoiser.device)
-    told = denoiser.draw_descriptors(seed, "render/descriptors", indices)
-    generators = [rng.torch_generator(seed, "render/steps", 0, int(i)) for i in indices]
-    return reverse(scheduler, steps, x, lambda state, t: denoiser(state, y_BKHW, t, t_y, told)[0], generators)
+
+def _as_it_is(y: torch.Tensor, t: float) -> tuple[torch.Tensor, float | torch.Tensor]:
+    return y, t
+
+
+def _with_maps(denoiser: Denoiser, given: Given, noise: torch.Tensor, clean_t: float) -> _LabelInput:
+    """The label input of rows with a map: that map at ``clean_t``, at every step with the same noise."""
+    clean = enter_labels(torch.from_numpy(given.maps_BHW), noise.shape[1], denoiser.b)
+    fixed = add_noise(clean, noise, torch.full((len(clean),), clean_t)).to(denoiser.device)
+    rows = _rows(given, fixed)
+
+    def see(y: torch.Tensor, t: float) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.where(rows, fixed, y), torch.where(rows.flatten(), clean_t, t)
+
+    return see
+
+
+def _rows(given: Given, like: torch.Tensor) -> torch.Tensor:
+    """Which rows have a map, to be broadcast against ``like``, where that is."""
+    return torch.from_numpy(given.have_map_B).view(-1, *[1] * (like.ndim - 1)).to(like.device)
 
 
 def micro_batches(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:

@@ -14,7 +14,7 @@ from dakter.schema import ClassTable, check_images, check_labels
 
 STAGES = ("prepare", "train", "generate", "distill", "evaluate", "promote")
 # Runs after the stage that it is named with, if asked for.
-OPTIONAL_STAGE, AFTER = "label", "generate"
+OPTIONAL_STAGE, AFTER = "label", "train"
 # The two arms of the main job, and what a reader calls them.
 CONTROL, DISTILLED = "real", "distilled"
 ARM_NAMES = {CONTROL: "real only (control)", DISTILLED: "distilled"}

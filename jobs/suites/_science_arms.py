@@ -19,13 +19,16 @@ SoftLabel = Literal["last_step", "argmax", "readout", "teacher"]
 class Generator:
     """A kind of joint diffusion model; ``unlabelled``: it also learns from images without labels.
 
-    ``network`` and ``train`` are settings of its own, where the tier's are not meant.
+    ``network`` and ``train`` are settings of its own, where the tier's are not meant. ``weights_of``: it has those of
+    another kind, and only draws otherwise; ``render``: the shares of its images that are drawn for label maps.
     """
 
     diffusion: dict[str, Any]
     unlabelled: bool = False
     network: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Any] = field(default_factory=dict)
+    weights_of: str | None = None
+    render: dict[str, Any] = field(default_factory=dict)
 
     @property
     def labels_images(self) -> bool:
@@ -73,6 +76,7 @@ CANDIDATES = {
     "kept-views": Generator(_OURS, True, train=_VIEWS),
     "kept-half-rate": Generator(_OURS, True, train={**_KEPT, "learning_rate": 5e-4}),
 }
+_DESCRIBED = Generator(_OURS, True, {"descriptors": True}, _TO_THE_END)
 GENERATORS = {
     "paper": Generator(_PAPER),
     "jointnet": Generator({**_PAPER, "label_loss": "mse", "b": 1.0}),
@@ -85,7 +89,10 @@ GENERATORS = {
     "unlabelled-mean-teacher": Generator(_OURS, True, train=_TAUGHT),
     "unlabelled-late": Generator(_OURS, True, train=_LATE),
     "unlabelled-end": Generator(_OURS, True, train=_TO_THE_END),
-    "unlabelled-described": Generator(_OURS, True, {"descriptors": True}, _TO_THE_END),
+    "unlabelled-described": _DESCRIBED,
+    "unlabelled-rendered": replace(
+        _DESCRIBED, weights_of="unlabelled-described", render={"others": 1.0, "maps": "both"}
+    ),
     # Parts taken away, and the sweep of b.
     "unlabelled-mse": Generator({**_OURS, "label_loss": "mse"}, unlabelled=True),
     **{f"unlabelled-b{b:g}": Generator({**_OURS, "b": b}, unlabelled=True) for b in (0.1, 0.3, 1.0)},
@@ -215,12 +222,18 @@ def _with_last(name: str) -> Arm:
 
 # Samples want more steps than p(y | x) of val does: do students want the better ones?
 _LATER = _ours_with("late", "with other views of labelled images and a mean teacher, long trained", ("relabel", "ours"))
-_WITHOUT_LAST = {**ARMS, **KEPT, **VIEWS, **TAUGHT, **_LATER}
+# Does it matter to students what their images are like?
+_DRAWN = {
+    **_ours_with("described", "the generator at its last step, images told descriptors", ("relabel", "ours")),
+    **_ours_with("rendered", "the same generator, every image drawn for a label map", ("ours",)),
+}
+_WITHOUT_LAST = {**ARMS, **KEPT, **VIEWS, **TAUGHT, **_LATER, **_DRAWN}
 LAST = {
     f"{name}-last": _with_last(name)
     for name in ("real", "hard", "dakter", "selftrain", "relabel-views", "ours-views", *TAUGHT)
 }
 LATE = {f"{name}-last": _with_last(name) for name in _LATER}
+DRAWN = {f"{name}-last": _with_last(name) for name in _DRAWN}
 
 
 def base_of(name: str) -> str:
@@ -238,4 +251,4 @@ SEARCHED = {
     for name, arm in (("real", ARMS["real"]),)
     for steps in (1000, 3000)
 }
-ALL_ARMS = {**_WITHOUT_LAST, **ABLATIONS, **LAST, **LATE, **SEARCHED}
+ALL_ARMS = {**_WITHOUT_LAST, **ABLATIONS, **LAST, **LATE, **DRAWN, **SEARCHED}

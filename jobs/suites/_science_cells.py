@@ -26,12 +26,13 @@ from dakter.errors import ConflictError, Stopped
 from dakter.evaluate.bootstrap import Resampling
 from dakter.evaluate.scores import Predict
 from dakter.progress import Progress
-from dakter.schema import soft_from_stored, soft_to_stored, to_model, to_stored
+from dakter.schema import soft_from_stored, soft_to_stored, to_model
 from dakter.students import train as students
 from dakter.students.models import encode, num_parameters, predict
 from dakter.students.store import load_student, read_record, save_student
 from dakter.students.streams import SyntheticStream, array_stream, mixed_stream
 from jobs.suites import _science_fractions as fractions
+from jobs.suites import _science_pairs as pairs
 from jobs.suites._paced_sampler import entropy_nats
 from jobs.suites._science_alone import alone
 from jobs.suites._science_arms import ALL_ARMS, GENERATORS, Arm, Labels, SoftLabel
@@ -110,6 +111,7 @@ class Workshop:
 
     def model(self, kind: str, labels: Labels, seed: int) -> tuple[JointDiffusionPipeline, dict[str, Any]]:
         """The trained pipeline and its training record; trained, or trained on, where it is not there."""
+        kind = GENERATORS[kind].weights_of or kind
         name = generator_name(kind, labels, seed)
         place = self.folder / "models" / name
         with alone(self.folder, name, self._check_stop):
@@ -190,21 +192,15 @@ class Workshop:
     def _draw(self, kind: str, labels: Labels, seed: int, place: Path) -> None:
         """Write what ``pairs`` reads."""
         pipeline, _ = self.model(kind, labels, seed)
-        tier, images, last = self.tier, [], []
-        progress = Progress(log, f"samples of {place.stem}", tier.num_generated, "samples")
-        for start in range(0, tier.num_generated, tier.sampler.micro_batch):
-            self._check_stop()
-            numbers = range(start, min(start + tier.sampler.micro_batch, tier.num_generated))
-            drawn = pipeline.sample(list(numbers), seed, tier.sampler, SoftLabelConfig(mode="last_step"))
-            images.append(to_stored(drawn.images))
-            last.append(soft_to_stored(drawn.soft_labels))
-            progress.advance(len(numbers))
-        arrays = {"image": np.concatenate(images), "last_step": np.concatenate(last)}
+        pool, corpus = None, self.corpus(labels, seed)
+        if other := GENERATORS[kind].weights_of:
+            soft, turned = self.pairs(other, labels, seed)["unlabelled"], self.tier.train_of(kind, seed).dihedral
+            pool = pairs.label_maps(corpus, soft, GENERATORS[kind].render, seed, turned=turned)
+        arrays = pairs.drawn(pipeline, self.tier, seed, pool, place.stem, self._check_stop)
         if GENERATORS[kind].labels_images:
             label = self._readout(pipeline, seed)
             arrays["readout"] = soft_to_stored(label(arrays["image"]))
-            unlabelled = self.corpus(labels, seed).read("unlabelled").images
-            arrays["unlabelled"] = soft_to_stored(label(unlabelled))
+            arrays["unlabelled"] = soft_to_stored(label(corpus.read("unlabelled").images))
         place.parent.mkdir(parents=True, exist_ok=True)
         partial = place.with_suffix(".partial.npz")
         np.savez_compressed(partial, allow_pickle=False, **arrays)
@@ -227,17 +223,20 @@ class Workshop:
         corpus = self.corpus(labels, seed)
         pipeline, record = self.model(kind, labels, seed)
         generated = self.pairs(kind, labels, seed)
+        entropy = {
+            key: entropy_nats(soft_from_stored(generated[key]).numpy())
+            for key in ("last_step", "readout")
+            if key in generated
+        }
+        if other := GENERATORS[kind].weights_of:
+            return {"weights_of": other, "soft_label_entropy_nats": entropy, "segmenter": None}
         rate = statistics.median(row["samples_per_second"] for row in record["history"])
         knows = GENERATORS[kind].labels_images
         return {
             **{key: value for key, value in record.items() if key not in ("history", "identity")},
             "images_per_second": rate,
             "loss": [[row["step"], row["image_loss"], row["label_loss"]] for row in record["history"]],
-            "soft_label_entropy_nats": {
-                key: entropy_nats(soft_from_stored(generated[key]).numpy())
-                for key in ("last_step", "readout")
-                if key in generated
-            },
+            "soft_label_entropy_nats": entropy,
             "segmenter": self._scored(self._readout(pipeline, seed), corpus) if knows else None,
             "against_fractions": self._against_fractions(pipeline, corpus, seed) if knows else None,
         }
@@ -377,6 +376,7 @@ def identity(tier: Tier, cell: Cell) -> dict[str, Any]:
             "sampler": tier.sampler.dump(),
             "num_generated": tier.num_generated,
             "evaluations": tier.evaluations,
+            **({"render": render} if (render := GENERATORS[cell.generator].render) else {}),
         }
     if cell.kind in ("student", "images"):
         assert cell.arm

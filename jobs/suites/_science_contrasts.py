@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobs.suites._science_arms import ABLATIONS, KEPT, LAST, TAUGHT, VIEWS, base_of
+from jobs.suites._science_arms import ABLATIONS, DRAWN, KEPT, LAST, TAUGHT, VIEWS, base_of
 from jobs.suites._science_chosen import CHOICES
 
 _RIVALS = ("real", "selftrain", "dakter", "hard", "real-last", "selftrain-last", "dakter-last", "hard-last")
@@ -35,6 +35,9 @@ CONTRASTS = (
     *((f"{ours}-late-last", "real") for ours in ("ours", "relabel")),
     *((f"ours-{choice}-last", f"relabel-{choice}-last") for choice in CHOICES),
     *(("ours-mean-teacher-last", other) for other in _RIVALS),
+    ("ours-rendered-last", "ours-described-last"),
+    *((f"ours-{drawn}-last", "relabel-described-last") for drawn in ("described", "rendered")),
+    *((name, "real") for name in DRAWN),
     ("selftrain-last", "real-last"),
     *((name, name.removesuffix("-last")) for name in (*LAST, "ours-chosen-last", "relabel-chosen-last")),
     *((name, base_of(name)) for name in ABLATIONS),

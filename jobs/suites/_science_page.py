@@ -324,7 +324,7 @@ class _Page:
         rows = [
             curves.row(cell.name.removeprefix("generator-"), self.records[cell.name]["figures"])
             for cell in self.done
-            if cell.kind == "generator"
+            if cell.kind == "generator" and "curve" in self.records[cell.name]["figures"]
         ]
         return ["## Generators", "", curves.NOTE, "", *text.table(curves.HEADER, rows)] if rows else []
 
@@ -332,7 +332,7 @@ class _Page:
         """How p(y given x) of every kind of generator fares while it trains."""
         found: dict[str, list[Sequence[Mapping[str, float]]]] = {}
         for cell in self.done:
-            if cell.kind == "generator" and cell.generator:
+            if cell.kind == "generator" and "curve" in self.records[cell.name]["figures"]:
                 labels = "" if cell.labels == self.tier.num_labelled else f", {cell.labels or 'all'} labels"
                 found.setdefault(f"{cell.generator}{labels}", []).append(self.records[cell.name]["figures"]["curve"])
         return curves.drawn(found)

@@ -22,6 +22,7 @@ from jobs.suites._science_arms import (
     ALL_ARMS,
     ARMS,
     CANDIDATES,
+    DRAWN,
     GENERATORS,
     KEPT,
     LAST,
@@ -181,7 +182,7 @@ TIERS = {
     "scarce-cpu": replace(
         _SCARCE_CPU,
         seeds=tuple(range(8)),
-        arms=(*_SCARCE_CPU.arms, "hard", "dakter", *LAST),
+        arms=(*_SCARCE_CPU.arms, "hard", "dakter", *LAST, *DRAWN),
         # and what images gain by descriptors, all else alike
         generators=(*_SCARCE_CPU.generators, "unlabelled-end", "unlabelled-described"),
         primary=("ours-chosen-last", "real"),
@@ -273,8 +274,9 @@ def images_name(kind: str, labels: Labels, seed: int) -> str:
 
 
 def generator_cell(kind: str, labels: Labels, seed: int) -> Cell:
-    name = generator_name(kind, labels, seed)
-    return Cell(name, "generator", seed, labels, kind, needs=(data_name(labels, seed),))
+    name, other = generator_name(kind, labels, seed), GENERATORS[kind].weights_of
+    needs = (data_name(labels, seed), *([generator_name(other, labels, seed)] if other else []))
+    return Cell(name, "generator", seed, labels, kind, needs=needs)
 
 
 def student_cell(tier: Tier, arm_name: str, architecture: tuple[str, str], seed: int) -> Cell:

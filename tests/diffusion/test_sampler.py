@@ -8,10 +8,12 @@ import pytest
 import torch
 from diffusion_toys import Oracle, random_pipeline
 
-from dakter.diffusion.sampler import Denoiser, SamplerConfig, draw_images, draw_pairs
+from dakter.diffusion.label_maps import Given
+from dakter.diffusion.sampler import Denoiser, SamplerConfig, draw_pairs
 from dakter.diffusion.schedule import build_scheduler
 from dakter.diffusion.softlabel import SoftLabelConfig, chains, readout
 from dakter.errors import ConfigError
+from dakter.schema import IGNORE
 
 NAMES = ("dpmpp_2m", "ddim", "ddpm")
 CPU = torch.device("cpu")
@@ -20,7 +22,7 @@ CPU = torch.device("cpu")
 def _draw(network: Any, name: str, steps: int, count: int, b: float) -> tuple[torch.Tensor, torch.Tensor]:
     denoiser = Denoiser(network, "v", "ce", b, CPU, clip=False)
     scheduler = build_scheduler(name, 1000)  # type: ignore[arg-type]
-    return draw_pairs(denoiser, scheduler, steps, bands=1, num_classes=2, size_px=32, seed=0, indices=range(count))
+    return draw_pairs(denoiser, scheduler, steps, bands=1, num_classes=2, size=(32, 32), seed=0, indices=range(count))
 
 
 @pytest.mark.parametrize(("name", "steps"), [("dpmpp_2m", 50), ("ddim", 500), ("ddpm", 500)])
@@ -46,7 +48,7 @@ def test_a_network_that_knows_the_answer_is_believed(name: str) -> None:
 
     denoiser = Denoiser(knows, "x0", "ce", 0.4, CPU)
     scheduler = build_scheduler(name, 1000)  # type: ignore[arg-type]
-    images, soft = draw_pairs(denoiser, scheduler, 10, bands=1, num_classes=2, size_px=32, seed=0, indices=range(3))
+    images, soft = draw_pairs(denoiser, scheduler, 10, bands=1, num_classes=2, size=(32, 32), seed=0, indices=range(3))
     assert torch.allclose(images, x0, atol=1e-6)
     assert torch.equal(soft, logits.softmax(1))
     assert levels == pytest.approx([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
@@ -90,7 +92,7 @@ def test_a_sample_takes_the_descriptors_of_a_training_image_by_its_number() -> N
     def told(indices: list[int], seed: int = 0) -> torch.Tensor:
         seen.clear()
         scheduler = build_scheduler("dpmpp_2m", 1000)
-        draw_pairs(denoiser, scheduler, 3, bands=1, num_classes=2, size_px=8, seed=seed, indices=indices)
+        draw_pairs(denoiser, scheduler, 3, bands=1, num_classes=2, size=(8, 8), seed=seed, indices=indices)
         assert len(seen) == 3
         assert all(torch.equal(one, seen[0]) for one in seen), "the same at every step"
         return seen[0]
@@ -99,12 +101,53 @@ def test_a_sample_takes_the_descriptors_of_a_training_image_by_its_number() -> N
     assert torch.equal(told([5, 31]), many[[5, 31]])
     assert not torch.equal(told(list(range(40)), seed=1), many)
     assert {tuple(row) for row in many.tolist()} == {tuple(row) for row in table.tolist()}, "of 40 draws each of 10"
-    y, scheduler = torch.zeros(2, 2, 8, 8), build_scheduler("dpmpp_2m", 1000)
-    draw_images(denoiser, scheduler, 3, y, 0.01, bands=1, seed=0, indices=[5, 31])
-    rendered = seen[-1]
-    draw_images(denoiser, scheduler, 3, y[:1], 0.01, bands=1, seed=0, indices=[31])
-    assert torch.equal(seen[-1], rendered[1:])
-    assert all(bool((row == table).all(1).any()) for row in rendered)
+
+
+class _MapReader:
+    """A network that notes what it sees of labels, and draws images that are the first class's label input."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def __call__(self, x: torch.Tensor, y: torch.Tensor, t_x: torch.Tensor, t_y: torch.Tensor) -> SimpleNamespace:
+        self.seen.append((y.clone(), t_y.clone()))
+        return SimpleNamespace(image=y[:, :1], logits=y)
+
+
+def test_rows_with_a_label_map_see_it_at_every_step_and_the_others_do_not_notice() -> None:
+    maps = np.full((3, 8, 8), IGNORE, np.uint8)
+    maps[1], maps[1, 2:5], maps[1, 7] = 0, 1, IGNORE
+    network = _MapReader()
+    denoiser = Denoiser(network, "x0", "ce", 0.4, CPU)
+    about: dict[str, Any] = {"bands": 1, "num_classes": 2, "size": (8, 8), "seed": 3}
+    images, soft = draw_pairs(
+        denoiser, build_scheduler("ddim", 1000), 4, indices=[4, 5, 6], given=Given(maps), clean_t=0.01, **about
+    )
+    levels = torch.stack([level for _, level in network.seen])
+    assert torch.allclose(levels[:, 1], torch.tensor(0.01)), "the map is clean while the image is not yet"
+    assert levels[:, 0].tolist() == levels[:, 2].tolist() == pytest.approx([1.0, 0.75, 0.5, 0.25])
+    first, *others = (y[1] for y, _ in network.seen)
+    assert all(torch.equal(first, other) for other in others)
+    clean = torch.full((2, 8, 8), -0.4)
+    clean[0], clean[0, 2:5], clean[1, 2:5], clean[:, 7] = 0.4, -0.4, 0.4, 0.0
+    assert float((first - clean).abs().max()) < 0.1, "the map itself, a little noisy; nothing where it is not known"
+    assert torch.allclose(images[1], first[:1])
+    assert torch.equal(soft[1].argmax(0)[:7], torch.from_numpy(maps[1, :7].astype(np.int64)))
+    alone, _ = draw_pairs(denoiser, build_scheduler("ddim", 1000), 4, indices=[4, 6], **about)
+    assert torch.equal(images[[0, 2]], alone)
+
+
+def test_images_for_label_maps_are_told_what_is_given_and_the_others_what_the_table_has() -> None:
+    denoiser, seen = _listener(torch.arange(30.0).view(10, 3))
+    about: dict[str, Any] = {"bands": 1, "num_classes": 2, "size": (8, 8), "seed": 0, "indices": [7, 8, 9]}
+    draw_pairs(denoiser, build_scheduler("dpmpp_2m", 1000), 2, **about)
+    plain = seen[-1]
+    maps = np.full((3, 8, 8), IGNORE, np.uint8)
+    maps[1] = 1
+    for descriptors, wanted in ((np.full((3, 3), -5.0, np.float32), torch.full((3,), -5.0)), (None, plain[1])):
+        draw_pairs(denoiser, build_scheduler("dpmpp_2m", 1000), 2, given=Given(maps, descriptors), **about)
+        assert torch.equal(seen[-1][[0, 2]], plain[[0, 2]])
+        assert torch.equal(seen[-1][1], wanted)
 
 
 def test_nothing_is_told_of_a_given_image_and_an_untrained_network_has_nothing_to_draw() -> None:

@@ -1,4 +1,4 @@
-"""The pipeline's labelling stage: between generate and distill if asked for, and told of early if it cannot work."""
+"""The pipeline's labelling stage: between train and generate if asked for, and told of early if it cannot work."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jobs._cli import Stop
 from jobs._standing import lines
 from jobs.pipeline import PipelineSettings, stage_settings, stages_of
 
-WITH = ["prepare", "train", "generate", "label", "distill", "evaluate", "promote"]
+WITH = ["prepare", "train", "label", "generate", "distill", "evaluate", "promote"]
 QUICK = {"train.steps": 4, "train.warmup_steps": 1, "corpus.num_samples": 16, "sampler.steps": 2, "data.num_train": 12}
 
 
@@ -25,8 +25,8 @@ def settings(out: Path, **changes: Any) -> PipelineSettings:
     return _cli.resolve(PipelineSettings, preset="tiny", overrides={**QUICK, **over})
 
 
-class AfterLabel(Stop):
-    """Asks to stop once the label stage has left its record."""
+class AfterGeneration(Stop):
+    """Asks to stop once generation has left its record."""
 
     def __call__(self) -> bool:
         return self.requested
@@ -38,12 +38,14 @@ class AfterLabel(Stop):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_it_runs_after_generate_and_distill_gets_its_corpus(tmp_path: Path) -> None:
-    ours = settings(tmp_path, label=True)
+def test_it_runs_before_generate_and_both_that_and_distill_get_its_corpus(tmp_path: Path) -> None:
+    ours = settings(tmp_path, label=True, render__others=0.5, render__maps="labelled")
     with pytest.raises(Stopped, match="stages before distill are done"):
-        pipeline.run(ours, AfterLabel())
+        pipeline.run(ours, AfterGeneration())
     reader = CorpusReader(str(tmp_path / "labelled"))
     assert reader.num_samples == 16
+    drawn = CorpusReader(str(tmp_path / "corpus")).identity["sampler"]["render"]
+    assert (drawn["labelled_digest"], drawn["others"]) == (reader.digest, 0.5)
     found = pipeline.status(ours, Stop())
     assert [row["stage"] for row in found["stages"]] == WITH
     assert [row["state"] for row in found["stages"]] == ["done"] * 4 + ["not done"] * 3
@@ -92,6 +94,8 @@ def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ({"promotion__candidate": "joint-model", "evaluate__joint_model": False}, "promotion.candidate is joint-model"),
         ({"promotion__candidate": "best", "diffusion__mode": "joint"}, "no joint model to stand"),
         ({"train__keep": "best", "diffusion__mode": "joint"}, "expected mode independent"),
+        ({"render__others": 0.5, "diffusion__mode": "joint"}, "can draw images for label maps"),
+        ({"render__others": 0.5, "render__maps": "both"}, "render.maps is both without labelled tiles"),
         ({"label": True, "students__unlabelled_share": 0.01}, "rounds to all or none of them"),
         ({"label": True, "students__unlabelled_share": 1.0, "paths__accept": "a.json"}, "leave one of them out"),
     ],

@@ -12,7 +12,7 @@ import pytest
 from generation import in_process, own_ray
 from killed_once import KilledOnce
 from tiny_datasets import CLASSES, half, make_folder, save, texture
-from tiny_model import put_tiny_model, put_untrained_model, random_joint
+from tiny_model import put_model_for, put_tiny_model, random_joint
 
 from dakter import storage
 from dakter.corpus import ledger
@@ -39,14 +39,7 @@ NUM, SHARD, MICRO, EVALUATIONS, SEED = 16, 6, 3, 2, 5
 @pytest.fixture(scope="module")
 def model(tiny_tiles: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A saved joint model for the tiles, untrained."""
-    return put_model(tmp_path_factory.mktemp("model") / "model", tiny_tiles)
-
-
-def put_model(folder: Path, tiles: str, **more: Any) -> str:
-    manifest = TileCorpus.open(tiles).manifest
-    what = {"size_px": manifest.tile_px, "bands": manifest.bands, "value_range": manifest.value_range, **more}
-    put_untrained_model(str(folder), {"source": "what the model learned from"}, **what)
-    return str(folder)
+    return put_model_for(tmp_path_factory.mktemp("model") / "model", tiny_tiles)
 
 
 def arguments(out: Path, tiles: str, model: str, *more: str) -> list[str]:
@@ -171,8 +164,8 @@ def test_a_killed_actor_changes_no_byte(
 def test_what_cannot_be_labelled_is_refused_before_any_work(
     sources: dict[str, str], tiny_tiles: str, model: str, tmp_path: Path
 ) -> None:
-    joint = put_model(tmp_path / "joint", tiny_tiles, mode="joint")
-    other = put_model(tmp_path / "other", tiny_tiles, size_px=16)
+    joint = put_model_for(tmp_path / "joint", tiny_tiles, mode="joint")
+    other = put_model_for(tmp_path / "other", tiny_tiles, size_px=16)
     put_tiny_model(str(tmp_path / "sos"))
     cases = [
         (DataError, r"holds no unlabelled tile.*data\.num_unlabelled", sources["tiles"], model),

@@ -28,11 +28,12 @@ from jobs.suites import _science_lookalikes as lookalikes
 from jobs.suites import _science_segmenters as segmenters
 from jobs.suites import science
 from jobs.suites._science_arms import ALL_ARMS, ARMS, GENERATORS, LAST
-from jobs.suites._science_cells import Workshop
+from jobs.suites._science_cells import Workshop, identity
 from jobs.suites._science_chosen import CHOICES, CHOSEN, by_val, stands_for
 from jobs.suites._science_contrasts import CONTRASTS
 from jobs.suites._science_images import equal_sets, measured
-from jobs.suites._science_plan import TIERS, cells, select
+from jobs.suites._science_pairs import label_maps
+from jobs.suites._science_plan import TIERS, cells, generator_cell, select
 from jobs.suites._science_pool import in_order
 from jobs.suites._science_settings import ScienceConfig
 
@@ -509,6 +510,35 @@ def test_streams_of_an_arm_hold_the_labels_that_it_says(done: Path) -> None:
     assert hard is not None
     assert set(np.unique(hard(0, 6)[1])) == {0, 255}
     assert shop._stream(ARMS["real"], architecture, 8, 0) is None
+
+
+def test_a_kind_with_the_weights_of_another_draws_images_for_label_maps(
+    done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = replace(GENERATORS["unlabelled"], weights_of="unlabelled", render={"others": 1.0, "maps": "both"})
+    monkeypatch.setitem(GENERATORS, "rendered", kind)
+    tier, names = TIERS["short"], ["data-8-seed0", "generator-unlabelled-8-seed0"]
+    cell = generator_cell("rendered", 8, 0)
+    assert list(cell.needs) == names
+    assert identity(tier, cell)["generator"]["render"] == {"others": 1.0, "maps": "both"}
+    shop = Workshop(tier, done / "out/science-short", lambda: False)
+    monkeypatch.setattr(Workshop, "_train", lambda *_: pytest.fail("its weights are there"))
+    figures = shop.run(cell)
+    assert (figures["weights_of"], figures["segmenter"]) == ("unlabelled", None)
+    freely, drawn = shop.pairs("unlabelled", 8, 0), shop.pairs("rendered", 8, 0)
+    train = shop.corpus(8, 0).read("train").labels
+    masks = {view.tobytes() for mask in train for view in (np.rot90(m, k) for m in (mask, mask.T) for k in range(4))}
+    from_model = freely["unlabelled"].argmax(axis=1).astype(np.uint8)
+    of_model = {view.tobytes() for y in from_model for view in (np.rot90(m, k) for m in (y, y.T) for k in range(4))}
+    assert np.array_equal(freely["unlabelled"], drawn["unlabelled"]), "of the same weights"
+    assert not np.array_equal(freely["image"], drawn["image"])
+    soft, turned = freely["unlabelled"], tier.train_of("unlabelled", 0).dihedral
+    pool = label_maps(shop.corpus(8, 0), soft, kind.render, 0, turned=turned)
+    given = pool.give(np.arange(64))
+    found = [one.tobytes() for one in given.maps_BHW]
+    assert set(found) <= masks | of_model
+    assert set(found) & masks
+    assert set(found) & of_model
 
 
 def test_images_are_compared_in_sets_of_as_many_of_each_sensor() -> None:

@@ -133,7 +133,7 @@ def test_labelled_real_images_are_told_of_where_there_are_any(full: tuple[str, d
     html, facts = build(dataclasses.replace(inputs, stages={**inputs.stages, "label": record}, sweep=sweep))
     assert facts["samples"]["labelled"] == 321
     assert facts["digests"]["labelled"] == "d" * 64
-    assert list(facts["stages"])[2:4] == ["generate", "label"]
+    assert list(facts["stages"])[1:4] == ["train", "label", "generate"]
     text = words(html)
     assert "unlabelled images that the model labelled 321" in text
     assert "7 of 7 stages recorded" in text

@@ -1,0 +1,182 @@
+"""Steering: label maps that images are drawn for, so that rare classes get the share they need.
+
+A generator draws classes about as often as its training data have them. p(x | y) of the same network draws an image
+for a label map that is chosen, and a label map with a given class can always be chosen: masks of training tiles, or
+the likeliest classes of unlabelled tiles that the model labelled. Each is turned and mirrored as the model learned
+to, and a network that is told descriptors is told those of the map's own image.
+
+Which map sample ``i`` gets, if any, follows from (seed, i) alone. Shares hold in every run of consecutive samples, not
+only on average: kinds are dealt out along a golden-ratio sequence, whose count of a kind in n samples is off its share
+by less than a few samples, whatever n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Self
+
+import numpy as np
+import torch
+from pydantic import model_validator
+
+from dakter.config import Config, setting
+from dakter.errors import ConfigError, DataError
+from dakter.rng import derive_seed, numpy_rng, permutation
+from dakter.schema import IGNORE
+from dakter.turns import NUM_TURNS, turn
+
+_ROUNDING = 1e-9
+_GOLDEN = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio, made odd: i * _GOLDEN modulo 2^64 visits evenly (Weyl)
+_WHOLE = 1 << 64
+
+
+class RenderConfig(Config):
+    """How many samples are drawn for chosen label maps; the others are drawn from p(x, y), label and all."""
+
+    quotas: dict[str, float] = setting(
+        {}, "class: share of all samples drawn for a label map that holds it, e.g. {oil spill: 0.5}"
+    )
+    others: float = setting(0.0, "share of samples drawn for any label map, whatever its classes", ge=0, le=1)
+    maps: Literal["masks", "labelled", "both"] = setting(
+        "masks",
+        "where label maps come from. masks: labelled training tiles; labelled: likeliest classes of unlabelled tiles "
+        "in paths.labelled; both",
+    )
+    contains_px: int = setting(16, "pixels of a class from which on a label map holds it", unit="px", ge=1)
+    most_maps: int = setting(4096, "label maps kept in memory, of each of the two; drawn by seed if more", ge=1)
+
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        if not all(0 < share <= 1 for share in self.quotas.values()):
+            raise ValueError(f"shares above 0, up to 1, not quotas {self.quotas}")
+        if (total := sum(self.shares)) > 1 + _ROUNDING:
+            raise ValueError(f"quotas and others that sum to 1 at the most, not {total:g}")
+        return self
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Of the classes of ``quotas``, in order, then of ``others``."""
+        return (*self.quotas.values(), self.others)
+
+    @property
+    def renders(self) -> bool:
+        """Whether any sample is drawn for a label map."""
+        return sum(self.shares) > 0
+
+
+class Given(NamedTuple):
+    """Label maps uint8 ``(B, H, W)``; a row of IGNORE alone has none, and its label is drawn with its image.
+
+    ``descriptors``: float32 ``(B, 3 C)`` of ``describe``, that images of rows with a map shall have; None: of training
+    images, as in the other rows.
+    """
+
+    maps_BHW: np.ndarray
+    descriptors: np.ndarray | None = None
+
+    @property
+    def have_map_B(self) -> np.ndarray:
+        """Which rows have a map, bool ``(B,)``."""
+        return np.asarray((self.maps_BHW != IGNORE).any(axis=(1, 2)))
+
+    def check(self, count: int, num_classes: int) -> None:
+        """Raise DataError unless these are ``count`` maps of so many classes."""
+        maps = self.maps_BHW
+        if maps.ndim != 3 or maps.dtype != np.uint8 or len(maps) != count:
+            raise DataError(f"label maps are {maps.dtype} {maps.shape}; expected uint8 ({count}, H, W)")
+        if unknown := sorted(set(np.unique(maps).tolist()) - {*range(num_classes), IGNORE}):
+            raise DataError(f"label maps hold {unknown}; expected classes 0 to {num_classes - 1}, or {IGNORE}")
+
+    def rows(self, at: np.ndarray) -> Given:
+        """Those rows, in that order."""
+        return Given(self.maps_BHW[at], None if self.descriptors is None else self.descriptors[at])
+
+
+@dataclass(frozen=True)
+class MapPool:
+    """Label maps to choose from.
+
+    Attributes:
+        maps: uint8 ``(M, H, W)``, square.
+        descriptors: of the image that each belongs to, float32 ``(M, 3 C)``.
+        kinds: which maps may be given to samples of each kind: int64 rows of ``maps``; the classes of
+            ``RenderConfig.quotas`` in order, then any.
+        shares: of all samples, of each kind.
+        seed: of the choice.
+        turned: maps are turned and mirrored.
+    """
+
+    maps: np.ndarray
+    descriptors: np.ndarray
+    kinds: tuple[np.ndarray, ...]
+    shares: tuple[float, ...]
+    seed: int
+    turned: bool
+
+    @classmethod
+    def of(
+        cls,
+        config: RenderConfig,
+        maps: np.ndarray,
+        descriptors: np.ndarray,
+        class_names: Sequence[str],
+        *,
+        seed: int,
+        turned: bool,
+    ) -> MapPool:
+        """The pool of these maps; those without a labelled pixel are left out.
+
+        Raises:
+            ConfigError: a quota of an unknown class, or of one that too few pixels of every map have.
+            DataError: no map has a labelled pixel, or they are not square.
+        """
+        if unknown := sorted(set(config.quotas) - set(class_names)):
+            raise ConfigError(
+                f"render.quotas names {', '.join(unknown)}; expected some of the classes {', '.join(class_names)}"
+            )
+        if maps.shape[1] != maps.shape[2]:
+            raise DataError(f"label maps are {maps.shape[1:]}; expected square ones, which can be turned")
+        some = np.flatnonzero(Given(maps).have_map_B)
+        if not len(some):
+            raise DataError(f"none of {len(maps)} label maps has a labelled pixel, so no image can be drawn for one")
+        maps, descriptors = maps[some], descriptors[some]
+        kinds = []
+        for name in config.quotas:
+            pixels = (maps == list(class_names).index(name)).sum(axis=(1, 2))
+            kinds.append(np.flatnonzero(pixels >= config.contains_px))
+            if not len(kinds[-1]):
+                raise ConfigError(
+                    f"render.quotas asks for {name}, and none of {len(maps)} label maps has {config.contains_px} "
+                    f"pixels of it (the most is {pixels.max()}); lower render.contains_px, take the maps from "
+                    "elsewhere (render.maps), or leave the class out"
+                )
+        return cls(maps, descriptors, (*kinds, np.arange(len(maps))), config.shares, seed, turned)
+
+    def give(self, indices: np.ndarray) -> Given:
+        """Label maps of samples, by their indices."""
+        maps = np.full((len(indices), *self.maps.shape[1:]), IGNORE, np.uint8)
+        told = np.zeros((len(indices), self.descriptors.shape[1]), np.float32)
+        for row, (index, kind) in enumerate(zip(indices, kinds_of(self.shares, self.seed, indices), strict=True)):
+            if kind == len(self.kinds):
+                continue
+            draws = numpy_rng(self.seed, "render/map", index=int(index))
+            chosen = int(draws.choice(self.kinds[kind]))
+            which = int(draws.integers(NUM_TURNS)) if self.turned else 0
+            maps[row] = turn(torch.from_numpy(self.maps[chosen]), which).numpy()
+            told[row] = self.descriptors[chosen]
+        return Given(maps, told)
+
+
+def kinds_of(shares: Sequence[float], seed: int, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Which of so many kinds with these shares each sample is, int64; ``len(shares)``: none of them."""
+    start = derive_seed(seed, "render/kind")
+    place = [(start + int(index) * _GOLDEN) % _WHOLE / _WHOLE for index in indices]
+    return np.searchsorted(np.cumsum(shares), place, side="right")
+
+
+def some_of(count: int, most: int, seed: int, stream: str) -> np.ndarray:
+    """At most ``most`` of ``range(count)``, ascending: all, or as drawn from (seed, stream)."""
+    if count <= most:
+        return np.arange(count)
+    return np.sort(permutation(count, seed, stream, 0)[:most])
