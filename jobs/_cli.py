@@ -68,7 +68,8 @@ class Paths(Config):
     corpus: str | None = setting(None, "synthetic corpus; null: <out>/corpus", unit="path or s3:// URL")
     labelled: str | None = setting(
         None,
-        "corpus of real unlabelled tiles with the model's labels; null: label writes <out>/labelled, distill has none",
+        "corpus of real unlabelled tiles with the model's labels; null: <out>/labelled to label and to generate (which "
+        "reads it where render.maps says so), none to distill",
         unit="path or s3:// URL",
     )
     curation: str | None = setting(None, "accept-list; null: <out>/curation", unit="path or s3:// URL")

@@ -244,7 +244,8 @@ class JointDiffusionPipeline(DiffusionPipeline):
     ) -> torch.Tensor:
         """Images for given class maps uint8 ``(B, H, W)`` (IGNORE: unknown): float32 ``(B, C, H, W)`` in [-1, 1].
 
-        Descriptors, where the network is told such, are those of training images, whatever these show.
+        A map that is unknown everywhere leaves its row a sample of p(x, y). Descriptors, where the network is told
+        such, are those of training images, whatever these show.
 
         Raises:
             ConfigError: the model was trained in mode joint. DataError: not such maps.

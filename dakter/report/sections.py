@@ -343,6 +343,10 @@ def generator(inputs: ReportInputs) -> dict[str, Any]:
         )
         if (found := inputs.setting_of(stage, section, name)) is not None
     }
+    for name, told in (inputs.figure_of("generate", "rendered") or {"classes": {}})["classes"].items():
+        about[f"pairs drawn for label maps with {name}"] = (
+            f"{told['share']:g} of all; of {told['drawn_for']} looked at the soft label of {told['held']} holds it"
+        )
     steps, kept = inputs.train_steps(), inputs.figure_of("train", "kept_step")
     return {
         "plots": [plot for plot in plots if plot],

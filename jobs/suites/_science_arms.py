@@ -223,9 +223,15 @@ def _with_last(name: str) -> Arm:
 # Samples want more steps than p(y | x) of val does: do students want the better ones?
 _LATER = _ours_with("late", "with other views of labelled images and a mean teacher, long trained", ("relabel", "ours"))
 # Does it matter to students what their images are like?
+_RENDERED = _ours_with("rendered", "the same generator, every image drawn for a label map", ("ours",))
 _DRAWN = {
     **_ours_with("described", "the generator at its last step, images told descriptors", ("relabel", "ours")),
-    **_ours_with("rendered", "the same generator, every image drawn for a label map", ("ours",)),
+    **_RENDERED,
+    "ours-mapped": replace(
+        _RENDERED["ours-rendered"],
+        what="as ours-rendered, generated images labelled by the last step, which is about their label map",
+        generated="last_step",
+    ),
 }
 _WITHOUT_LAST = {**ARMS, **KEPT, **VIEWS, **TAUGHT, **_LATER, **_DRAWN}
 LAST = {

@@ -36,7 +36,7 @@ CONTRASTS = (
     *((f"ours-{choice}-last", f"relabel-{choice}-last") for choice in CHOICES),
     *(("ours-mean-teacher-last", other) for other in _RIVALS),
     ("ours-rendered-last", "ours-described-last"),
-    *((f"ours-{drawn}-last", "relabel-described-last") for drawn in ("described", "rendered")),
+    *((f"ours-{drawn}-last", "relabel-described-last") for drawn in ("described", "rendered", "mapped")),
     *((name, "real") for name in DRAWN),
     ("selftrain-last", "real-last"),
     *((name, name.removesuffix("-last")) for name in (*LAST, "ours-chosen-last", "relabel-chosen-last")),

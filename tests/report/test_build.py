@@ -59,6 +59,18 @@ def test_page_shows_when_the_generator_began_to_memorise(full: tuple[str, dict[s
         assert title not in plain
 
 
+def test_pairs_drawn_for_label_maps_are_told_of() -> None:
+    inputs = full_inputs()
+    told = {"looked_at": 1024, "classes": {"ship": {"share": 0.2, "drawn_for": 205, "held": 190}}}
+    generate = inputs.stages["generate"]
+    steered = {**generate, "figures": {**generate["figures"], "rendered": told}}
+    html, _ = build(dataclasses.replace(inputs, stages={**inputs.stages, "generate": steered}))
+    check_readable(html)
+    wanted = "pairs drawn for label maps with ship 0.2 of all; of 205 looked at the soft label of 190 holds it"
+    assert wanted in words(html)
+    assert "label maps" not in words(build(inputs)[0])
+
+
 def test_facts_hold_what_was_asked(full: tuple[str, dict[str, Any]]) -> None:
     facts = full[1]
     assert json.loads(json.dumps(facts, allow_nan=False)) == facts
