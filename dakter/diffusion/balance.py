@@ -41,6 +41,24 @@ def chosen_b(b: float | None, variant: Literal["rms", "std"], b_rms: float, b_st
     return b if b is not None else (b_rms if variant == "rms" else b_std)
 
 
+def class_weights(labels: np.ndarray, num_classes: int, power: float) -> torch.Tensor | None:
+    """Weight of each class in the label loss, float32 ``(K,)``: its share of labelled pixels to ``-power``.
+
+    Scaled to a mean of 1 over labelled pixels; 1 for a class that has none. None: nothing is weighed.
+
+    Args:
+        labels: uint8, classes or IGNORE.
+    """
+    if not power:
+        return None
+    counts = np.bincount(labels[labels != IGNORE].ravel(), minlength=num_classes)[:num_classes].astype(np.float64)
+    seen = counts > 0
+    weights = np.ones(num_classes)
+    weights[seen] = (counts[seen] / counts.sum()) ** -power
+    weights[seen] /= (weights * counts).sum() / counts.sum()
+    return torch.from_numpy(weights.astype(np.float32))
+
+
 def enter_labels(labels_BHW: torch.Tensor, num_classes: int, b: float) -> torch.Tensor:
     """Class maps (integers, IGNORE allowed) to clean label input ``(B, K, H, W)`` float32 in {-b, 0, b}."""
     known = labels_BHW != IGNORE

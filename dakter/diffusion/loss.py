@@ -1,4 +1,9 @@
-"""The training loss: an image loss in v or x0, and cross-entropy (or mse) on the label."""
+"""The training loss: an image loss in v or x0, and cross-entropy (or mse) on the label.
+
+Cross-entropy may weigh classes: with weights w its minimum is the softmax q ~ w p of the posterior p, so q is the
+softmax of ``logits + log w``, and that of the logits alone stays p (cf. the logit adjustment of Menon et al.,
+2007.07314). What a rare class has to say is heard, and soft labels remain probabilities.
+"""
 
 from __future__ import annotations
 
@@ -57,24 +62,38 @@ def image_loss_B(out: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return (out.float() - target).square().mean((1, 2, 3))
 
 
-def label_loss_B(logits_BKHW: torch.Tensor, labels_BHW: torch.Tensor, kind: str) -> torch.Tensor:
+def label_loss_B(
+    logits_BKHW: torch.Tensor, labels_BHW: torch.Tensor, kind: str, weight_K: torch.Tensor | None = None
+) -> torch.Tensor:
     """Mean over the labelled pixels of each row (0 for a row without any), float32.
 
-    ``ce``: cross-entropy in nats. ``mse``: squared error to {-1, +1}, averaged over classes.
+    ``ce``: cross-entropy in nats, classes weighed by ``weight``. ``mse``: squared error to {-1, +1}, averaged over
+    classes.
     """
     logits, known = logits_BKHW.float(), labels_BHW != IGNORE
     target = torch.where(known, labels_BHW, 0).long()
     if kind == "ce":
-        loss = functional.cross_entropy(logits, target, reduction="none")
+        loss = functional.cross_entropy(_weighed(logits, weight_K), target, weight=weight_K, reduction="none")
     else:
         onehot = functional.one_hot(target, logits.shape[1]).movedim(-1, 1).to(logits.dtype)
         loss = (logits - (2 * onehot - 1)).square().mean(1)
     return (loss * known).sum((1, 2)) / known.sum((1, 2)).clamp_min(1)
 
 
-def soft_label_loss_B(logits_BKHW: torch.Tensor, soft_BKHW: torch.Tensor) -> torch.Tensor:
-    """Mean over the pixels of each row of the cross-entropy to ``soft`` in nats, float32; 0 where that is all 0."""
-    return -(soft_BKHW * logits_BKHW.float().log_softmax(1)).sum(1).mean((1, 2))
+def soft_label_loss_B(
+    logits_BKHW: torch.Tensor, soft_BKHW: torch.Tensor, weight_K: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Mean over the pixels of each row of the cross-entropy to ``soft`` in nats, float32; 0 where that is all 0.
+
+    Classes are weighed as those of hard labels are.
+    """
+    heard = soft_BKHW if weight_K is None else soft_BKHW * weight_K[:, None, None]
+    return -(heard * _weighed(logits_BKHW.float(), weight_K).log_softmax(1)).sum(1).mean((1, 2))
+
+
+def _weighed(logits_BKHW: torch.Tensor, weight_K: torch.Tensor | None) -> torch.Tensor:
+    """Logits whose softmax is that of ``logits`` times the weights, normalised."""
+    return logits_BKHW if weight_K is None else logits_BKHW + weight_K.log()[:, None, None]
 
 
 def carries_image(config: DiffusionConfig, t_x: float, t_y: float, labelled: bool) -> bool:
@@ -99,13 +118,16 @@ def losses(
     on_image_B: torch.Tensor,
     on_label_B: torch.Tensor,
     teacher_BKHW: torch.Tensor | None = None,
+    weight_K: torch.Tensor | None = None,
 ) -> Losses:
     """Unweighted sums over rows; ``on_*_B`` are 1 where the row carries that loss and 0 elsewhere.
 
-    ``teacher``: see ``teacher_probabilities``.
+    ``teacher``: see ``teacher_probabilities``. ``weight``: of classes.
     """
     target = image_target(x_BCHW, noise_BCHW, t_x_B, config.objective)
     weight = snr_weight(t_x_B, config.objective, config.min_snr_gamma)
     image = (image_loss_B(out_image, target) * weight * on_image_B).sum()
-    label = (label_loss_B(out_logits, labels_BHW, config.label_loss) * on_label_B).sum()
-    return Losses(image, label, None if teacher_BKHW is None else soft_label_loss_B(out_logits, teacher_BKHW).sum())
+    label = (label_loss_B(out_logits, labels_BHW, config.label_loss, weight_K) * on_label_B).sum()
+    if teacher_BKHW is None:
+        return Losses(image, label)
+    return Losses(image, label, soft_label_loss_B(out_logits, teacher_BKHW, weight_K).sum())

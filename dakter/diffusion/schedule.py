@@ -9,7 +9,7 @@ the input is N(0, I) itself and carries nothing of the clean value.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -37,6 +37,8 @@ class DiffusionConfig(Config):
     for p(x | y).
     """
 
+    later: ClassVar[tuple[str, ...]] = ("rare_class_power",)
+
     mode: Literal["joint", "independent"] = setting(
         "independent", "noise levels of image and label: joint (one level, the paper) or independent"
     )
@@ -58,6 +60,13 @@ class DiffusionConfig(Config):
         le=0.1,
     )
     label_loss: Literal["ce", "mse"] = setting("ce", "loss of the label branch: cross-entropy, or mse (the baseline)")
+    rare_class_power: float = setting(
+        0.0,
+        "classes weigh in the cross-entropy of labels by their share of labelled pixels to the power of minus this, "
+        "which is divided out of the softmax again; 0: all weigh the same",
+        ge=0,
+        le=1,
+    )
     image_weight: float = setting(1.0, "weight of the image loss", ge=0)
     label_weight: float = setting(1.0, "weight of the label loss", ge=0)
     min_snr_gamma: float | None = setting(
@@ -74,6 +83,12 @@ class DiffusionConfig(Config):
             raise ValueError(
                 f"share_equal + share_independent + share_image_clean + share_label_clean = 1, not {total:g}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _only_cross_entropy_is_weighed(self) -> Self:
+        if self.rare_class_power and self.label_loss != "ce":
+            raise ValueError(f"rare_class_power 0 with label_loss {self.label_loss}, or label_loss ce")
         return self
 
 

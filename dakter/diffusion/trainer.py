@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import nn
 
 from dakter.captured import Captured
-from dakter.diffusion.balance import enter_labels
+from dakter.diffusion.balance import class_weights, enter_labels
 from dakter.diffusion.batch import Batch, TrainingData, assemble, count_unlabelled, described, plan
 from dakter.diffusion.checkpoint import check_same, load_optimizer, optimizer_tensors, read_checkpoint, write_checkpoint
 from dakter.diffusion.loss import losses
@@ -94,6 +94,8 @@ class Trainer:
         self.began, self.seconds_before = time.monotonic(), 0.0
         self.data_digest = _digest(data.images, data.labels, data.unlabelled)
         self.looks = Validation(train, diffusion, data)
+        weights = class_weights(data.labels, len(data.class_table), diffusion.rare_class_power)
+        self.class_weights = None if weights is None else weights.to(device)
         self.parts = ("image_loss", "label_loss", *(["consistency_loss"] if self.num_taught else []))
         self.sums = torch.zeros(len(self.parts), dtype=torch.float64)  # of parts since the last record, all ranks
         self.window_steps, self.window_start, self.timed_steps = 0, time.monotonic(), 0
@@ -280,6 +282,7 @@ class Trainer:
             on_image_B=on_image_B,
             on_label_B=on_label_B,
             teacher_BKHW=teacher_BKHW,
+            weight_K=self.class_weights,
         )
         found = [sums.image / counts[0], sums.label / counts[1]]
         if sums.consistency is not None:

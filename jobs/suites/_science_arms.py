@@ -93,6 +93,8 @@ GENERATORS = {
     "unlabelled-rendered": replace(
         _DESCRIBED, weights_of="unlabelled-described", render={"others": 1.0, "maps": "both"}
     ),
+    # Classes weighed by how rare they are, all else as unlabelled-views.
+    **{f"unlabelled-rare{p:g}": Generator({**_OURS, "rare_class_power": p}, True, train=_VIEWS) for p in (0.5, 1.0)},
     # Parts taken away, and the sweep of b.
     "unlabelled-mse": Generator({**_OURS, "label_loss": "mse"}, unlabelled=True),
     **{f"unlabelled-b{b:g}": Generator({**_OURS, "b": b}, unlabelled=True) for b in (0.1, 0.3, 1.0)},

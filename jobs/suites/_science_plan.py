@@ -165,7 +165,7 @@ def _on_two_cores(tier: Tier) -> Tier:
     )
 
 
-_SCARCE_CPU = _on_two_cores(_SCARCE)
+_SCARCE_CPU, _SIM_CPU = _on_two_cores(_SCARCE), _on_two_cores(_SIM)
 
 TIERS = {
     "headline": _HEADLINE,
@@ -193,7 +193,7 @@ TIERS = {
         arms=("real", "dakter", "ours", "real-all", *ABLATIONS, *KEPT, *VIEWS, *TAUGHT),
     ),
     "sim": _SIM,
-    "sim-cpu": _on_two_cores(_SIM),
+    "sim-cpu": replace(_SIM_CPU, generators=(*_SIM_CPU.generators, "unlabelled-rare0.5", "unlabelled-rare1")),
     # The paper's tile size and every label, steps for a GPU; its network is not known. Not run so far.
     "paper": replace(
         _HEADLINE,

@@ -14,6 +14,8 @@ import torch.multiprocessing as mp
 from diffusion_toys import PLAIN, TINY, TRAIN, kept_checkpoints, run_fit, toy_data, unpack
 from safetensors.torch import load_file, save_file
 
+from dakter.diffusion import loss, trainer
+from dakter.diffusion.balance import class_weights
 from dakter.diffusion.batch import assemble, plan
 from dakter.diffusion.fit import FitResult, checkpoint_pipeline
 from dakter.diffusion.network import JointOutput, JointUNet, NetworkConfig, describe
@@ -96,6 +98,23 @@ def test_the_other_objectives_train_too(diffusion: dict[str, Any]) -> None:
     assert torch.allclose(
         result.pipeline(batch_size=1, num_inference_steps=2).soft_labels.sum(1), torch.ones(1, 16, 16)
     )
+
+
+def test_rare_classes_weigh_as_their_share_of_the_labels_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def listening(*inputs: Any, **rest: Any) -> loss.Losses:
+        asked.append(rest["weight_K"])
+        return loss.losses(*inputs, **rest)
+
+    monkeypatch.setattr(trainer, "losses", listening)
+    data, once = toy_data(), TRAIN.model_copy(update={"steps": 1})
+    weighed, plain = (
+        run_fit(once, diffusion=DiffusionConfig(rare_class_power=power), data=data, network=PLAIN) for power in (0.5, 0)
+    )
+    assert torch.equal(asked[0], class_weights(data.labels, len(data.class_table), 0.5))  # type: ignore[arg-type]
+    assert asked[1] is None
+    assert _losses(weighed) != _losses(plain)
 
 
 @pytest.mark.parametrize("network", [PLAIN, TINY])
