@@ -22,7 +22,7 @@ from dakter.errors import DakterError, Stopped, listing
 from dakter.progress import Progress
 from jobs import _context, _metrics
 from jobs._cli import JobSettings, Plan, Stop, versions
-from jobs._label_maps import MapSource, outcome
+from jobs._label_maps import MapSource, outcome, settings_of
 from jobs._model_sampler import ModelSampler
 from jobs._ray import RayConfig, session, wait_for_resources
 from jobs._shards import SamplerFactory, Work, fan_out, lost
@@ -81,14 +81,9 @@ class GenerateSettings(JobSettings):
         update = {
             "sampler": config.load(SamplerConfig, identity["sampler"], where=where),
             "soft_label": config.load(SoftLabelConfig, identity["soft_label"], where=where),
-            "render": config.load(RenderConfig, _settings_of(identity.get("render", {})), where=where),
+            "render": settings_of(identity.get("render", {}), where),
         }
         return self.model_copy(update=update)
-
-
-def _settings_of(render: Mapping[str, Any]) -> dict[str, Any]:
-    """Of what an identity says of label maps, the settings; the rest are digests."""
-    return {key: value for key, value in render.items() if key in RenderConfig.model_fields}
 
 
 def run(settings: GenerateSettings, stop: Stop) -> Mapping[str, Any]:
@@ -148,7 +143,7 @@ def finish(settings: GenerateSettings, layout: Layout) -> dict[str, Any]:
 
 def _figures(found: Mapping[str, Any], settings: GenerateSettings, layout: Layout) -> dict[str, Any]:
     names = layout.content.class_table.names
-    compared = quote.compare(layout, found)
+    compared, render = quote.compare(layout, found), layout.identity["sampler"].get("render", {})
     for line in quote.comparison_lines(compared):
         log.info("%s: %s", settings.stage, line)
     return {
@@ -160,7 +155,7 @@ def _figures(found: Mapping[str, Any], settings: GenerateSettings, layout: Layou
         "class_shares": dict(zip(names, found["class_shares"], strict=True)),
         "corpus_digest": found["digest"],
         **({"quote_against_actual": compared} if compared else {}),
-        **({"rendered": outcome(layout.url, settings.render, settings.corpus.seed)} if settings.render.quotas else {}),
+        **({"rendered": outcome(layout.url, render)} if render.get("quotas") else {}),
     }
 
 

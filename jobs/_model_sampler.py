@@ -31,7 +31,8 @@ class PlacedModel:
     Attributes:
         digest, record: see ``dakter.diffusion.pipeline.OpenModel``.
         content: what one pair of it is.
-        mode: ``diffusion.mode`` that it was trained in. turned: it learned from turned images.
+        mode: ``diffusion.mode`` that it was trained in.
+        turned, told: it learned from turned images; it is told descriptors.
 
     Raises:
         IntegrityError: no complete model is there, or it was altered.
@@ -56,6 +57,7 @@ class PlacedModel:
         self.content = Content(table, tuple(config["bands"]), size, size, (float(low), float(high)))
         self.mode = str(config["mode"])
         self.turned = bool(config["dihedral"])
+        self.told = opened.pipeline.unet.table is not None
 
     @property
     def pipeline(self) -> Any:
@@ -105,8 +107,9 @@ class ModelSampler:
         self.content = self._model.content
         self.pool: MapPool | None = None
         if maps is not None:
-            check_renders(self._model.mode, url)
-            self.pool, digests = maps.open(self.content, seed=seed, turned=self._model.turned)
+            check_mode(self._model.mode, url, RENDERING)
+            about = {"told": self._model.told, "turned": self._model.turned}
+            self.pool, digests = maps.open(self.content, seed=seed, **about)
             self.identity["render"] = {**maps.config.dump(), **digests}
 
     def __call__(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -115,13 +118,19 @@ class ModelSampler:
         return schema.to_stored(numpy_of(pairs.images)), schema.soft_to_stored(numpy_of(pairs.soft_labels))
 
 
-def check_renders(mode: str, where: str) -> None:
-    """Raise ConfigError unless a model of ``diffusion.mode`` can draw images for label maps; ``where`` names it."""
+LABELLING, RENDERING = "label images", "draw images for label maps"
+
+
+def check_mode(mode: str, where: str, what: str) -> None:
+    """Raise ConfigError unless a model of ``diffusion.mode`` can do ``what``; ``where`` names it."""
     if mode != "independent":
         raise ConfigError(
-            f"{where}: diffusion.mode {mode}; expected independent: only a model trained so can draw images for label "
-            "maps. Train one (--diffusion.mode independent), or leave render.quotas and render.others out"
+            f"{where}: diffusion.mode {mode}; expected independent: only a model trained so can {what}. Train one "
+            f"(--diffusion.mode independent), or leave {_WITHOUT[what]} out"
         )
+
+
+_WITHOUT = {LABELLING: "this stage", RENDERING: "render.quotas and render.others"}
 
 
 def numpy_of(values: Any) -> np.ndarray:

@@ -62,10 +62,18 @@ def _stage(out: str, name: str, settings: Config, submission: Submission | None)
         "state": state,
         "seconds": record and record["seconds"],
         "figures": record and record["figures"],
-        "different": config.differences(_decisive(settings.dump()), _decisive(record["settings"])) if record else [],
+        "different": _different(settings, record["settings"]) if record else [],
         "submission": submission
         and {"id": submission.id, "state": submission.state, "exit_status": submission.exit_status},
     }
+
+
+def _different(settings: Config, recorded: Mapping[str, Any]) -> list[str]:
+    """In what a stage's settings differ from those of its record; a section that came later counts as its default."""
+    now, then, plain = settings.dump(), dict(recorded), type(settings)().dump()
+    for section in set(now) - set(then):
+        then[section] = plain[section]
+    return config.differences(_decisive(now), _decisive(then))
 
 
 def _decisive(settings: Mapping[str, Any]) -> dict[str, Any]:

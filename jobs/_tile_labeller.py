@@ -10,9 +10,9 @@ from dakter import schema
 from dakter.corpus.wording import UNLABELLED
 from dakter.data.tiles import TileCorpus
 from dakter.diffusion.sampler import SamplerConfig
-from dakter.errors import ConfigError, ConflictError, DataError
+from dakter.errors import ConflictError, DataError
 from jobs._fit import differences_of
-from jobs._model_sampler import PlacedModel, numpy_of
+from jobs._model_sampler import LABELLING, PlacedModel, check_mode, numpy_of
 
 
 class TileLabeller:
@@ -55,7 +55,7 @@ class TileLabeller:
         check_tiles(self._tiles)
         self.num_samples = manifest.counts["unlabelled"]
         self._model = PlacedModel(model, threads, device)
-        check_mode(self._model.mode, model)
+        check_mode(self._model.mode, model, LABELLING)
         if different := differences_of(self._model.content, manifest):
             raise ConflictError(
                 f"{model} and {tiles} do not fit: {'; '.join(different)}. Expected a model that was trained on such "
@@ -96,13 +96,4 @@ def check_tiles(tiles: TileCorpus) -> None:
         raise DataError(
             f"{tiles.url}: holds no unlabelled tile, so there is nothing to label; prepare some (data.unlabelled_root, "
             "or data.num_unlabelled), or leave this stage out"
-        )
-
-
-def check_mode(mode: str, where: str) -> None:
-    """Raise ConfigError unless a model of ``diffusion.mode`` knows p(label given image); ``where`` names it."""
-    if mode != "independent":
-        raise ConfigError(
-            f"{where}: diffusion.mode {mode}; expected independent: only a model trained so knows p(label given "
-            "image). Train one (--diffusion.mode independent), or leave this stage out"
         )

@@ -14,6 +14,7 @@ from typing import Any
 from dakter import config, storage
 from dakter.config import setting
 from dakter.data.tiles import TileCorpus
+from dakter.diffusion.label_maps import Candidates
 from dakter.diffusion.validation import check_choice
 from dakter.errors import ConfigError, GateError
 from dakter.students.mix import check_rows
@@ -21,13 +22,13 @@ from dakter.tracking_address import tracking_uri
 from jobs import distill, evaluate, generate, label, prepare, promote, train
 from jobs._cli import Job, Plan, Stop, Verb, execute, main
 from jobs._context import begin_run, find_run
-from jobs._model_sampler import check_renders
+from jobs._model_sampler import LABELLING, RENDERING, check_mode
 from jobs._ray import session
 from jobs._report import write_report
 from jobs._sources import share_of
 from jobs._standing import lines, standing
 from jobs._submission import Cluster, SubmissionConfig, on_cluster, put_settings
-from jobs._tile_labeller import check_mode, check_tiles
+from jobs._tile_labeller import check_tiles
 
 log = logging.getLogger("dakter.jobs.pipeline")
 _MAKING = (generate.JOB, label.JOB)  # corpora
@@ -150,9 +151,9 @@ def _check_settings(settings: PipelineSettings) -> None:
     share = share_of(settings.students, settings.paths.accept, with_labelled=with_labelled)
     check_rows(share, settings.sweep.synthetic_share, settings.students.batch_size)
     if settings.label:
-        check_mode(mode, "label")
+        check_mode(mode, "label", LABELLING)
     if settings.render.renders:
-        check_renders(mode, "generate")
+        check_mode(mode, "generate", RENDERING)
         if settings.render.maps != "masks" and not with_labelled:
             raise ConfigError(
                 f"render.maps is {settings.render.maps} without labelled tiles; expected --label true, which makes "
@@ -173,10 +174,16 @@ def _check_with_tiles(settings: PipelineSettings) -> None:
     if settings.label:
         check_tiles(tiles)
     table = tiles.manifest.class_table
-    named = {"promotion.min_class_iou": settings.promotion.min_class_iou, "render.quotas": settings.render.quotas}
-    for key, classes in named.items():
-        if unknown := sorted(set(classes) - set(table.names)):
-            raise ConfigError(f"setting {key} names {', '.join(unknown)}; expected some of {', '.join(table.names)}")
+    unknown = sorted(set(settings.promotion.min_class_iou) - set(table.names))
+    if unknown:
+        raise ConfigError(
+            f"setting promotion.min_class_iou names {', '.join(unknown)}; expected some of {', '.join(table.names)}"
+        )
+    maps = Candidates(settings.render, table.names, settings.corpus.seed)
+    if settings.render.renders and settings.render.maps == "masks":
+        train = tiles.read("train")
+        maps.offer(train.images, train.labels, "masks")
+        maps.pool(turned=False)
 
 
 def plan(settings: PipelineSettings) -> Plan:

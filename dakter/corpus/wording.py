@@ -94,12 +94,15 @@ _RENDERED = replace(
     summary="Pairs of a SAR image and a soft label (the probability of each class in every pixel), drawn from one "
     "diffusion model: both together, or, in chosen shares of the pairs, the image for a label map that was chosen. "
     "They are no observations: nothing shown here was ever measured.",
+    numbered="Pair i was drawn from (seed, i), and where it has one from the label map that these choose.",
     collection="Synthetic: image and label are sampled together by {software} from a diffusion model (digest {model}) "
-    "that was trained on labelled SAR images, or, in chosen shares of the pairs, the image is sampled for a label map "
-    "of its training data. Pair i depends on (seed, i) and these label maps alone.",
-    annotation="No person labelled these images: the soft label is the model's own.",
+    "that was trained on labelled SAR images, or, in chosen shares of the pairs, the image is sampled for a label map: "
+    "a mask of a labelled image, or what a model made of an unlabelled one. Pair i depends on (seed, i) and these maps "
+    "alone.",
+    annotation="No person labelled these images: the soft label is what the model makes of the image, or of the label "
+    "map that it was drawn for.",
     bias="The model repeats, and may strengthen, whatever is uneven in its training data. Classes are as frequent as "
-    "was asked for, not as at sea.",
+    "the chosen label maps have them, not as at sea.",
 )
 # Stored pixels of 16 bits, of a source with a range of values of its own, become 8 of the same range.
 _IN_8_BITS = "but for rounding to 8 bits"

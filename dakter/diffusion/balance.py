@@ -51,11 +51,13 @@ def class_weights(labels: np.ndarray, num_classes: int, power: float) -> torch.T
     """
     if not power:
         return None
-    counts = np.bincount(labels[labels != IGNORE].ravel(), minlength=num_classes)[:num_classes].astype(np.float64)
-    seen = counts > 0
-    weights = np.ones(num_classes)
-    weights[seen] = (counts[seen] / counts.sum()) ** -power
-    weights[seen] /= (weights * counts).sum() / counts.sum()
+    counts = np.zeros(256)
+    for one in labels:  # one at a time: counting wants eight bytes a pixel
+        counts += np.bincount(one.ravel(), minlength=256)
+    counts, weights = counts[:num_classes], np.ones(num_classes)
+    if (seen := counts > 0).any():
+        weights[seen] = (counts[seen] / counts.sum()) ** -power
+        weights[seen] /= (weights * counts).sum() / counts.sum()
     return torch.from_numpy(weights.astype(np.float32))
 
 

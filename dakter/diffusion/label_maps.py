@@ -7,28 +7,29 @@ to, and a network that is told descriptors is told those of the map's own image.
 
 Which map sample ``i`` gets, if any, follows from (seed, i) alone. Shares hold in every run of consecutive samples, not
 only on average: kinds are dealt out along a golden-ratio sequence, whose count of a kind in n samples is off its share
-by less than a few samples, whatever n.
+by something like log n (a few samples in a million).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Self
 
 import numpy as np
 import torch
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from dakter.config import Config, setting
 from dakter.errors import ConfigError, DataError
-from dakter.rng import derive_seed, numpy_rng, permutation
+from dakter.rng import derive_seed, numpy_rng
 from dakter.schema import IGNORE
 from dakter.turns import NUM_TURNS, turn
 
 _ROUNDING = 1e-9
 _GOLDEN = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio, made odd: i * _GOLDEN modulo 2^64 visits evenly (Weyl)
 _WHOLE = 1 << 64
+Describe = Callable[[np.ndarray], np.ndarray]
 
 
 class RenderConfig(Config):
@@ -43,8 +44,17 @@ class RenderConfig(Config):
         "where label maps come from. masks: labelled training tiles; labelled: likeliest classes of unlabelled tiles "
         "in paths.labelled; both",
     )
-    contains_px: int = setting(16, "pixels of a class from which on a label map holds it", unit="px", ge=1)
-    most_maps: int = setting(4096, "label maps kept in memory, of each of the two; drawn by seed if more", ge=1)
+    contains_px: int = setting(4, "pixels of a class from which on a label map holds it", unit="px", ge=1)
+    most_maps: int = setting(
+        4096,
+        "label maps kept in memory for each class of quotas, and for others; drawn by seed if there are more",
+        ge=1,
+    )
+
+    @field_validator("quotas")
+    @classmethod
+    def _in_one_order(cls, quotas: dict[str, float]) -> dict[str, float]:
+        return dict(sorted(quotas.items()))  # the order deals samples out, and JSON does not keep it
 
     @model_validator(mode="after")
     def _shares(self) -> Self:
@@ -56,7 +66,7 @@ class RenderConfig(Config):
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """Of the classes of ``quotas``, in order, then of ``others``."""
+        """Of the classes of ``quotas``, by name, then of ``others``."""
         return (*self.quotas.values(), self.others)
 
     @property
@@ -80,13 +90,15 @@ class Given(NamedTuple):
         """Which rows have a map, bool ``(B,)``."""
         return np.asarray((self.maps_BHW != IGNORE).any(axis=(1, 2)))
 
-    def check(self, count: int, num_classes: int) -> None:
-        """Raise DataError unless these are ``count`` maps of so many classes."""
-        maps = self.maps_BHW
+    def check(self, count: int, num_classes: int, bands: int) -> None:
+        """Raise DataError unless these are ``count`` maps of so many classes, and of images of so many bands."""
+        maps, told = self
         if maps.ndim != 3 or maps.dtype != np.uint8 or len(maps) != count:
             raise DataError(f"label maps are {maps.dtype} {maps.shape}; expected uint8 ({count}, H, W)")
         if unknown := sorted(set(np.unique(maps).tolist()) - {*range(num_classes), IGNORE}):
             raise DataError(f"label maps hold {unknown}; expected classes 0 to {num_classes - 1}, or {IGNORE}")
+        if told is not None and (told.dtype != np.float32 or told.shape != (count, 3 * bands)):
+            raise DataError(f"descriptors are {told.dtype} {told.shape}; expected float32 ({count}, {3 * bands})")
 
     def rows(self, at: np.ndarray) -> Given:
         """Those rows, in that order."""
@@ -99,7 +111,7 @@ class MapPool:
 
     Attributes:
         maps: uint8 ``(M, H, W)``, square.
-        descriptors: of the image that each belongs to, float32 ``(M, 3 C)``.
+        descriptors: of the image that each belongs to, float32 ``(M, 3 C)``; None: nothing is told.
         kinds: which maps may be given to samples of each kind: int64 rows of ``maps``; the classes of
             ``RenderConfig.quotas`` in order, then any.
         shares: of all samples, of each kind.
@@ -108,55 +120,16 @@ class MapPool:
     """
 
     maps: np.ndarray
-    descriptors: np.ndarray
+    descriptors: np.ndarray | None
     kinds: tuple[np.ndarray, ...]
     shares: tuple[float, ...]
     seed: int
     turned: bool
 
-    @classmethod
-    def of(
-        cls,
-        config: RenderConfig,
-        maps: np.ndarray,
-        descriptors: np.ndarray,
-        class_names: Sequence[str],
-        *,
-        seed: int,
-        turned: bool,
-    ) -> MapPool:
-        """The pool of these maps; those without a labelled pixel are left out.
-
-        Raises:
-            ConfigError: a quota of an unknown class, or of one that too few pixels of every map have.
-            DataError: no map has a labelled pixel, or they are not square.
-        """
-        if unknown := sorted(set(config.quotas) - set(class_names)):
-            raise ConfigError(
-                f"render.quotas names {', '.join(unknown)}; expected some of the classes {', '.join(class_names)}"
-            )
-        if maps.shape[1] != maps.shape[2]:
-            raise DataError(f"label maps are {maps.shape[1:]}; expected square ones, which can be turned")
-        some = np.flatnonzero(Given(maps).have_map_B)
-        if not len(some):
-            raise DataError(f"none of {len(maps)} label maps has a labelled pixel, so no image can be drawn for one")
-        maps, descriptors = maps[some], descriptors[some]
-        kinds = []
-        for name in config.quotas:
-            pixels = (maps == list(class_names).index(name)).sum(axis=(1, 2))
-            kinds.append(np.flatnonzero(pixels >= config.contains_px))
-            if not len(kinds[-1]):
-                raise ConfigError(
-                    f"render.quotas asks for {name}, and none of {len(maps)} label maps has {config.contains_px} "
-                    f"pixels of it (the most is {pixels.max()}); lower render.contains_px, take the maps from "
-                    "elsewhere (render.maps), or leave the class out"
-                )
-        return cls(maps, descriptors, (*kinds, np.arange(len(maps))), config.shares, seed, turned)
-
     def give(self, indices: np.ndarray) -> Given:
         """Label maps of samples, by their indices."""
         maps = np.full((len(indices), *self.maps.shape[1:]), IGNORE, np.uint8)
-        told = np.zeros((len(indices), self.descriptors.shape[1]), np.float32)
+        told = None if self.descriptors is None else np.zeros((len(indices), self.descriptors.shape[1]), np.float32)
         for row, (index, kind) in enumerate(zip(indices, kinds_of(self.shares, self.seed, indices), strict=True)):
             if kind == len(self.kinds):
                 continue
@@ -164,7 +137,8 @@ class MapPool:
             chosen = int(draws.choice(self.kinds[kind]))
             which = int(draws.integers(NUM_TURNS)) if self.turned else 0
             maps[row] = turn(torch.from_numpy(self.maps[chosen]), which).numpy()
-            told[row] = self.descriptors[chosen]
+            if told is not None and self.descriptors is not None:
+                told[row] = self.descriptors[chosen]
         return Given(maps, told)
 
 
@@ -175,8 +149,78 @@ def kinds_of(shares: Sequence[float], seed: int, indices: Sequence[int] | np.nda
     return np.searchsorted(np.cumsum(shares), place, side="right")
 
 
-def some_of(count: int, most: int, seed: int, stream: str) -> np.ndarray:
-    """At most ``most`` of ``range(count)``, ascending: all, or as drawn from (seed, stream)."""
-    if count <= most:
-        return np.arange(count)
-    return np.sort(permutation(count, seed, stream, 0)[:most])
+class Candidates:
+    """Label maps on offer, piece by piece; as many are kept as ``most_maps`` of each kind.
+
+    Args:
+        config: what is wanted.
+        class_names: of the classes, in order.
+        seed: of the choice where there are more.
+        describe: stored images to the descriptors that the network is told, float32 ``(N, 3 C)``; None: it is told
+            nothing.
+
+    Raises:
+        ConfigError: a quota of an unknown class.
+    """
+
+    def __init__(self, config: RenderConfig, class_names: Sequence[str], seed: int, describe: Describe | None = None):
+        if unknown := sorted(set(config.quotas) - set(class_names)):
+            raise ConfigError(
+                f"render.quotas names {', '.join(unknown)}; expected some of the classes {', '.join(class_names)}"
+            )
+        self._config, self._seed, self._describe = config, seed, describe
+        self._classes = [list(class_names).index(name) for name in config.quotas]
+        self._most_px = np.zeros(len(self._classes), np.int64)
+        self._maps, self._descriptors = list[np.ndarray](), list[np.ndarray]()
+        self._ranks, self._wanted = np.empty(0, np.int64), np.empty((0, len(config.shares)), bool)
+        self._offered = 0
+
+    def offer(self, images: np.ndarray, maps: np.ndarray, source: str) -> None:
+        """Take maps uint8 ``(N, H, W)`` of stored images ``(N, C, H, W)``; all of one ``source`` in one order.
+
+        Those without a labelled pixel are left out. Raises DataError if they are not square.
+        """
+        if maps.shape[1] != maps.shape[2]:
+            raise DataError(f"label maps are {maps.shape[1:]}; expected square ones, which can be turned")
+        pixels = np.stack([(maps == k).sum(axis=(1, 2)) for k in self._classes] or [np.empty(len(maps))], axis=1)
+        if self._classes:
+            self._most_px = np.maximum(self._most_px, pixels.max(axis=0, initial=0))
+        some = (maps != IGNORE).any(axis=(1, 2))
+        holds = pixels[:, : len(self._classes)] >= self._config.contains_px
+        ranks = [derive_seed(self._seed, f"render/{source}", index=self._offered + i) for i in range(len(maps))]
+        self._offered += len(maps)
+        self._ranks = np.concatenate([self._ranks, np.array(ranks, np.int64)])
+        self._wanted = np.concatenate(
+            [self._wanted, np.column_stack([holds, np.ones(len(maps), bool)]) & some[:, None]]
+        )
+        self._maps += list(maps)
+        self._descriptors += list(self._describe(images)) if self._describe else []
+        for kind in self._wanted.T:
+            on_offer = np.flatnonzero(kind)
+            kind[on_offer[np.argsort(self._ranks[on_offer], kind="stable")[self._config.most_maps :]]] = False
+        kept = np.flatnonzero(self._wanted.any(axis=1))
+        self._ranks, self._wanted = self._ranks[kept], self._wanted[kept]
+        self._maps = [self._maps[i] for i in kept]
+        self._descriptors = [self._descriptors[i] for i in kept] if self._describe else []
+
+    def pool(self, *, turned: bool) -> MapPool:
+        """What was kept.
+
+        Raises:
+            ConfigError: a quota of a class that too few pixels of every map have.
+            DataError: no map has a labelled pixel.
+        """
+        if not self._maps:
+            raise DataError(
+                f"none of {self._offered} label maps has a labelled pixel, so no image can be drawn for one"
+            )
+        kinds = tuple(np.flatnonzero(kind) for kind in self._wanted.T)
+        for name, rows, most in zip(self._config.quotas, kinds, self._most_px, strict=False):
+            if not len(rows):
+                raise ConfigError(
+                    f"render.quotas asks for {name}, and none of {self._offered} label maps has "
+                    f"{self._config.contains_px} pixels of it (the most is {most}); lower render.contains_px, take the "
+                    "maps from elsewhere (render.maps), or leave the class out"
+                )
+        told = np.stack(self._descriptors) if self._describe else None
+        return MapPool(np.stack(self._maps), told, kinds, self._config.shares, self._seed, turned)

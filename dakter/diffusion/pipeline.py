@@ -250,7 +250,8 @@ class JointDiffusionPipeline(DiffusionPipeline):
         Raises:
             ConfigError: the model was trained in mode joint. DataError: not such maps.
         """
-        sampler, numbers = sampler or SamplerConfig(precision="fp32"), _numbers(indices, len(label_maps))
+        sampler = sampler or SamplerConfig(precision="fp32")
+        numbers = np.arange(len(label_maps)) if indices is None else indices
         scheduler = same_levels(self.scheduler, sampler.scheduler)
         last = SoftLabelConfig(mode="last_step")
         return self._sample(numbers, seed, sampler, last, scheduler, Given(label_maps)).images
@@ -271,7 +272,7 @@ class JointDiffusionPipeline(DiffusionPipeline):
         size = (int(self.config.size_px),) * 2
         if given is not None:
             self._needs_independent("p(x | y)")
-            given.check(len(numbers), num_classes)
+            given.check(len(numbers), num_classes, bands)
             self.unet.check_size(*(size := given.maps_BHW.shape[1:]))
 
         def run(at: np.ndarray) -> torch.Tensor:
@@ -331,7 +332,7 @@ class JointDiffusionPipeline(DiffusionPipeline):
         if self.config.mode != "independent":
             raise ConfigError(
                 f"{what} needs a model trained with diffusion.mode independent; this one has mode {self.config.mode}: "
-                "use soft_label.mode last_step, or train another"
+                "train another, or draw pairs with soft_label.mode last_step"
             )
 
     def _denoiser(self, sampler: SamplerConfig) -> Denoiser:

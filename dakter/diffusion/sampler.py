@@ -55,7 +55,7 @@ class Denoiser:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Clean image ``(B, C, H, W)`` and soft label ``(B, K, H, W)``, float32; ``t_y`` may be a level for each row.
 
-        ``told``: from ``untold`` or ``draw_descriptors``.
+        ``told``: descriptors of ``untold``, of ``draw_descriptors``, or of ``Given``.
         """
         levels_x = torch.full((x.shape[0],), t_x, device=self.device)  # len(x) would freeze it in an exported graph
         levels_y = torch.full((x.shape[0],), t_y, device=self.device) if isinstance(t_y, float) else t_y
@@ -109,8 +109,8 @@ def draw_pairs(
     size: tuple[int, int],
     seed: int,
     indices: Sequence[int],
+    clean_t: float,
     given: Given | None = None,
-    clean_t: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Samples of p(x, y) along t_x = t_y: images and the soft labels of the last evaluation.
 

@@ -345,7 +345,7 @@ def generator(inputs: ReportInputs) -> dict[str, Any]:
     }
     for name, told in (inputs.figure_of("generate", "rendered") or {"classes": {}})["classes"].items():
         about[f"pairs drawn for label maps with {name}"] = (
-            f"{told['share']:g} of all; of {told['drawn_for']} looked at the soft label of {told['held']} holds it"
+            f"{told['share']:g} of all; {told['held']} of {told['drawn_for']} looked at hold it in their soft label"
         )
     steps, kept = inputs.train_steps(), inputs.figure_of("train", "kept_step")
     return {

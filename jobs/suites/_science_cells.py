@@ -192,7 +192,7 @@ class Workshop:
     def _draw(self, kind: str, labels: Labels, seed: int, place: Path) -> None:
         """Write what ``pairs`` reads."""
         pipeline, _ = self.model(kind, labels, seed)
-        pool, corpus = None, self.corpus(labels, seed)
+        pool, soft, corpus = None, None, self.corpus(labels, seed)
         if other := GENERATORS[kind].weights_of:
             soft, turned = self.pairs(other, labels, seed)["unlabelled"], self.tier.train_of(kind, seed).dihedral
             pool = pairs.label_maps(corpus, soft, GENERATORS[kind].render, seed, turned=turned)
@@ -200,7 +200,7 @@ class Workshop:
         if GENERATORS[kind].labels_images:
             label = self._readout(pipeline, seed)
             arrays["readout"] = soft_to_stored(label(arrays["image"]))
-            arrays["unlabelled"] = soft_to_stored(label(corpus.read("unlabelled").images))
+            arrays["unlabelled"] = soft_to_stored(label(corpus.read("unlabelled").images)) if soft is None else soft
         place.parent.mkdir(parents=True, exist_ok=True)
         partial = place.with_suffix(".partial.npz")
         np.savez_compressed(partial, allow_pickle=False, **arrays)

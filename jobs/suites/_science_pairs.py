@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from dakter.data.tiles import TileCorpus
-from dakter.diffusion.label_maps import MapPool, RenderConfig
+from dakter.diffusion.label_maps import Candidates, MapPool, RenderConfig
 from dakter.diffusion.network import describe
 from dakter.diffusion.pipeline import JointDiffusionPipeline
 from dakter.diffusion.softlabel import SoftLabelConfig
 from dakter.progress import Progress
 from dakter.schema import soft_to_stored, to_model, to_stored
+from jobs._label_maps import likeliest
 from jobs.suites._science_plan import Tier
 
 log = logging.getLogger("dakter.jobs.benchmark")
@@ -42,11 +43,19 @@ def drawn(
     return {"image": np.concatenate(images), "last_step": np.concatenate(last)}
 
 
-def label_maps(corpus: TileCorpus, soft: np.ndarray, render: Mapping[str, Any], seed: int, *, turned: bool) -> MapPool:
-    """Masks of the training images, and the likeliest classes of the unlabelled ones by ``soft`` ``(N, K, H, W)``."""
+def label_maps(
+    corpus: TileCorpus, soft: np.ndarray, settings: Mapping[str, Any], seed: int, *, turned: bool
+) -> MapPool:
+    """As ``settings`` of RenderConfig say: masks of the training images, likeliest classes of the unlabelled ones by
+    ``soft`` ``(N, K, H, W)``, or both; with what a network that is told descriptors is told.
+    """
+    render = RenderConfig.model_validate(settings)
+    found = Candidates(
+        render, corpus.manifest.class_table.names, seed, lambda images: describe(to_model(images)).numpy()
+    )
     train = corpus.read("train")
-    maps = np.concatenate([train.labels, soft.argmax(axis=1).astype(np.uint8)])
-    told = [describe(to_model(images)).numpy() for images in (train.images, corpus.read("unlabelled").images)]
-    names = corpus.manifest.class_table.names
-    config = RenderConfig.model_validate(render)
-    return MapPool.of(config, maps, np.concatenate(told), names, seed=seed, turned=turned)
+    if render.maps in ("masks", "both"):
+        found.offer(train.images, train.labels, "masks")
+    if render.maps in ("labelled", "both"):
+        found.offer(corpus.read("unlabelled").images, likeliest(soft), "labelled")
+    return found.pool(turned=turned)

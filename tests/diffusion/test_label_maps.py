@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dakter.config import load
-from dakter.diffusion.label_maps import MapPool, RenderConfig, kinds_of, some_of
+from dakter.diffusion.label_maps import Candidates, Given, MapPool, RenderConfig, kinds_of
 from dakter.errors import ConfigError, DataError
 from dakter.schema import IGNORE
 
@@ -21,9 +21,15 @@ def maps_of(*oil_px: int) -> np.ndarray:
     return found.reshape(-1, 8, 8)
 
 
-def pool_of(config: RenderConfig, maps: np.ndarray, seed: int = 0, turned: bool = True) -> MapPool:
-    told = np.arange(3.0 * len(maps), dtype=np.float32).reshape(-1, 3)
-    return MapPool.of(config, maps, told, NAMES, seed=seed, turned=turned)
+def pool_of(
+    config: RenderConfig, maps: np.ndarray, seed: int = 0, turned: bool = True, pieces: tuple[int, ...] = ()
+) -> MapPool:
+    """Of maps offered in pieces, whose images are told apart by their descriptors: three numbers from 3 i on."""
+    images = np.arange(len(maps)).reshape(-1, 1, 1, 1)
+    found = Candidates(config, NAMES, seed, lambda x: (3.0 * x.reshape(-1, 1) + np.arange(3)).astype(np.float32))
+    for part, own in zip(np.split(maps, pieces), np.split(images, pieces), strict=True):
+        found.offer(own, part, "masks")
+    return found.pool(turned=turned)
 
 
 @pytest.mark.parametrize("start", [0, 1_000_003, 10**12])
@@ -42,7 +48,9 @@ def test_what_a_sample_gets_follows_from_its_index_and_the_seed_alone() -> None:
     assert whole.descriptors is not None
     assert part.descriptors is not None
     assert np.array_equal(whole.descriptors[[41, 3]], part.descriptors)
-    assert not np.array_equal(pool_of(config, maps, seed=1).give(np.arange(60)).maps_BHW, whole.maps_BHW)
+    other = pool_of(config, maps, seed=1).give(np.arange(60))
+    assert not np.array_equal(other.maps_BHW, whole.maps_BHW)
+    assert not np.array_equal(other.have_map_B, whole.have_map_B), "nor are the same samples drawn for maps"
 
 
 def test_quotas_get_maps_with_their_class_turned_and_with_what_their_image_is_like() -> None:
@@ -66,7 +74,7 @@ def test_quotas_get_maps_with_their_class_turned_and_with_what_their_image_is_li
 
 
 def test_a_quota_that_no_map_can_meet_is_refused() -> None:
-    oil = RenderConfig(quotas={"oil spill": 0.5})
+    oil = RenderConfig(quotas={"oil spill": 0.5}, contains_px=16)
     with pytest.raises(ConfigError, match=r"asks for oil spill, and none of 2 label maps has 16 pixels .*most is 15"):
         pool_of(oil, maps_of(3, 15))
     with pytest.raises(ConfigError, match=r"render\.quotas names slick; expected some of the classes sea surface"):
@@ -76,6 +84,7 @@ def test_a_quota_that_no_map_can_meet_is_refused() -> None:
         pool_of(oil, nothing)
     some = pool_of(oil, np.concatenate([nothing, maps_of(20)]))
     assert len(some.maps) == 1
+    assert some.descriptors is not None
     assert some.descriptors.tolist() == [[6.0, 7.0, 8.0]], "still that of its own image"
     with pytest.raises(DataError, match="expected square ones"):
         pool_of(oil, np.zeros((1, 8, 4), np.uint8))
@@ -102,9 +111,37 @@ def test_shares_in_tenths_may_fill_the_whole() -> None:
     assert not RenderConfig().renders
 
 
-def test_of_too_many_maps_some_are_drawn_by_the_seed() -> None:
-    assert some_of(5, 8, 0, "a").tolist() == [0, 1, 2, 3, 4]
-    few = some_of(500, 8, 0, "a")
-    assert few.tolist() == sorted(set(few.tolist()))
-    assert len(few) == 8
-    assert some_of(500, 8, 1, "a").tolist() != few.tolist()
+def test_of_too_many_maps_each_kind_keeps_its_own() -> None:
+    maps = maps_of(*[0] * 300, *range(5, 15))
+    maps[:300, 0, 0] = np.arange(300) % 2 * 2
+    config = RenderConfig(quotas={"oil spill": 0.4}, others=0.3, most_maps=4)
+    pool = pool_of(config, maps)
+    oil, others = (pool.maps[rows] for rows in pool.kinds)
+    assert len(oil) == len(others) == 4
+    assert ((oil == 1).sum(axis=(1, 2)) >= 4).all(), "though they are ten of hundreds"
+    assert len(pool.maps) <= 8
+    piecewise = pool_of(config, maps, pieces=(1, 150, 302))
+    assert np.array_equal(piecewise.maps, pool.maps), "whatever pieces they come in"
+    assert np.array_equal(piecewise.give(np.arange(50)).maps_BHW, pool.give(np.arange(50)).maps_BHW)
+    assert not np.array_equal(pool_of(config, maps, seed=1).maps, pool.maps)
+
+
+def test_the_order_of_quotas_changes_nothing() -> None:
+    one = load(RenderConfig, {"quotas": {"sea surface": 0.3, "oil spill": 0.4}, "contains_px": 1})
+    other = load(RenderConfig, {"quotas": {"oil spill": 0.4, "sea surface": 0.3}, "contains_px": 1})
+    assert list(one.dump()["quotas"]) == list(other.dump()["quotas"]), "nor does JSON with sorted keys"
+    maps = maps_of(*range(60))
+    given, same = (pool_of(config, maps).give(np.arange(80)).maps_BHW for config in (one, other))
+    assert np.array_equal(given, same)
+
+
+def test_maps_and_descriptors_are_checked() -> None:
+    maps = np.zeros((2, 8, 8), np.uint8)
+    Given(maps, np.zeros((2, 6), np.float32)).check(2, 2, 2)
+    for wrong, what in (
+        (Given(maps[0]), "expected uint8 (2, H, W)"),
+        (Given(maps + 3), "label maps hold [3]; expected classes 0 to 1, or 255"),
+        (Given(maps, np.zeros((2, 3), np.float32)), "descriptors are float32 (2, 3); expected float32 (2, 6)"),
+    ):
+        with pytest.raises(DataError, match=re.escape(what)):
+            wrong.check(2, 2, 2)

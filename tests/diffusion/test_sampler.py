@@ -22,7 +22,9 @@ CPU = torch.device("cpu")
 def _draw(network: Any, name: str, steps: int, count: int, b: float) -> tuple[torch.Tensor, torch.Tensor]:
     denoiser = Denoiser(network, "v", "ce", b, CPU, clip=False)
     scheduler = build_scheduler(name, 1000)  # type: ignore[arg-type]
-    return draw_pairs(denoiser, scheduler, steps, bands=1, num_classes=2, size=(32, 32), seed=0, indices=range(count))
+    return draw_pairs(
+        denoiser, scheduler, steps, bands=1, num_classes=2, size=(32, 32), clean_t=0.01, seed=0, indices=range(count)
+    )
 
 
 @pytest.mark.parametrize(("name", "steps"), [("dpmpp_2m", 50), ("ddim", 500), ("ddpm", 500)])
@@ -48,7 +50,9 @@ def test_a_network_that_knows_the_answer_is_believed(name: str) -> None:
 
     denoiser = Denoiser(knows, "x0", "ce", 0.4, CPU)
     scheduler = build_scheduler(name, 1000)  # type: ignore[arg-type]
-    images, soft = draw_pairs(denoiser, scheduler, 10, bands=1, num_classes=2, size=(32, 32), seed=0, indices=range(3))
+    images, soft = draw_pairs(
+        denoiser, scheduler, 10, bands=1, num_classes=2, size=(32, 32), clean_t=0.01, seed=0, indices=range(3)
+    )
     assert torch.allclose(images, x0, atol=1e-6)
     assert torch.equal(soft, logits.softmax(1))
     assert levels == pytest.approx([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
@@ -92,7 +96,9 @@ def test_a_sample_takes_the_descriptors_of_a_training_image_by_its_number() -> N
     def told(indices: list[int], seed: int = 0) -> torch.Tensor:
         seen.clear()
         scheduler = build_scheduler("dpmpp_2m", 1000)
-        draw_pairs(denoiser, scheduler, 3, bands=1, num_classes=2, size=(8, 8), seed=seed, indices=indices)
+        draw_pairs(
+            denoiser, scheduler, 3, bands=1, num_classes=2, size=(8, 8), clean_t=0.01, seed=seed, indices=indices
+        )
         assert len(seen) == 3
         assert all(torch.equal(one, seen[0]) for one in seen), "the same at every step"
         return seen[0]
@@ -119,10 +125,8 @@ def test_rows_with_a_label_map_see_it_at_every_step_and_the_others_do_not_notice
     maps[1], maps[1, 2:5], maps[1, 7] = 0, 1, IGNORE
     network = _MapReader()
     denoiser = Denoiser(network, "x0", "ce", 0.4, CPU)
-    about: dict[str, Any] = {"bands": 1, "num_classes": 2, "size": (8, 8), "seed": 3}
-    images, soft = draw_pairs(
-        denoiser, build_scheduler("ddim", 1000), 4, indices=[4, 5, 6], given=Given(maps), clean_t=0.01, **about
-    )
+    about: dict[str, Any] = {"bands": 1, "num_classes": 2, "size": (8, 8), "clean_t": 0.01, "seed": 3}
+    images, soft = draw_pairs(denoiser, build_scheduler("ddim", 1000), 4, indices=[4, 5, 6], given=Given(maps), **about)
     levels = torch.stack([level for _, level in network.seen])
     assert torch.allclose(levels[:, 1], torch.tensor(0.01)), "the map is clean while the image is not yet"
     assert levels[:, 0].tolist() == levels[:, 2].tolist() == pytest.approx([1.0, 0.75, 0.5, 0.25])
@@ -139,7 +143,14 @@ def test_rows_with_a_label_map_see_it_at_every_step_and_the_others_do_not_notice
 
 def test_images_for_label_maps_are_told_what_is_given_and_the_others_what_the_table_has() -> None:
     denoiser, seen = _listener(torch.arange(30.0).view(10, 3))
-    about: dict[str, Any] = {"bands": 1, "num_classes": 2, "size": (8, 8), "seed": 0, "indices": [7, 8, 9]}
+    about: dict[str, Any] = {
+        "bands": 1,
+        "num_classes": 2,
+        "size": (8, 8),
+        "clean_t": 0.01,
+        "seed": 0,
+        "indices": [7, 8, 9],
+    }
     draw_pairs(denoiser, build_scheduler("dpmpp_2m", 1000), 2, **about)
     plain = seen[-1]
     maps = np.full((3, 8, 8), IGNORE, np.uint8)

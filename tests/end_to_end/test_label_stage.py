@@ -11,7 +11,7 @@ from dakter import storage
 from dakter.config import read_yaml
 from dakter.corpus.reader import CorpusReader
 from dakter.errors import ConfigError, DataError, Stopped
-from jobs import _cli, distill, pipeline
+from jobs import _cli, distill, generate, pipeline
 from jobs._cli import Stop
 from jobs._standing import lines
 from jobs.pipeline import PipelineSettings, stage_settings, stages_of
@@ -149,4 +149,24 @@ def test_what_cannot_work_is_told_before_hours_are_spent(
     assert submitted == []
     with pytest.raises(DataError, match="holds no unlabelled tile"):
         pipeline.run(settings(tmp_path, label=True, paths__tiles=sources["tiles"]), Stop())
-    assert submitted == ["prepare"]
+    for quotas, what in (
+        ({"slick": 0.1}, r"render\.quotas names slick"),
+        ({"oil spill": 0.1}, "asks for oil spill, and none of .* has 4096 pixels"),
+    ):
+        steered = {"render__quotas": quotas, "render__contains_px": 4096, "paths__tiles": sources["tiles"]}
+        with pytest.raises(ConfigError, match=what):
+            pipeline.run(settings(tmp_path, **steered), Stop())
+    assert submitted == ["prepare"] * 3, "and nothing was trained"
+
+
+def test_a_record_from_before_a_section_came_differs_in_nothing(tmp_path: Path) -> None:
+    ours = settings(tmp_path)
+    record = {"seconds": 1.0, "figures": {}, "settings": stage_settings(generate.JOB, ours).dump()}
+    del record["settings"]["render"]
+    storage.put_json(str(tmp_path / "stages/generate.json"), record)
+
+    def told(settings: PipelineSettings) -> list[str]:
+        return [text for row in pipeline.status(settings, Stop())["stages"] for text in row["different"]]
+
+    assert told(ours) == []
+    assert told(settings(tmp_path, render__others=0.5)) == ["render.others: 0.0 there, 0.5 asked for"]

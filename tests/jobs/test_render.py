@@ -25,7 +25,7 @@ from jobs._label_maps import MapSource, outcome
 __all__ = ["own_ray"]  # a fixture
 
 NUM, SHARD, MICRO, SEED = 24, 8, 4, 5
-QUOTAS, OTHERS = {"oil spill": 0.5}, 0.25
+QUOTAS, OTHERS = {"sea surface": 0.15, "oil spill": 0.35}, 0.25
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def made(own_ray: Any, tiny_tiles: str, model: str, tmp_path_factory: pytest.Tem
     out = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_generation, "fan_out", in_process)  # another test has labelling by actors
-        _cli.execute(label.JOB, settings(out, tiny_tiles, model, label.LabelSettings), Stop())
+        _cli.execute(label.JOB, settings(out, tiny_tiles, model, label.LabelSettings, **STEERED), Stop())
     ours = settings(out, tiny_tiles, model, **STEERED)
     _cli.execute(generate.JOB, ours, Stop())
     return ours
@@ -71,13 +71,16 @@ def test_stated_shares_are_drawn_for_maps_with_the_class_whoever_draws_them(
     made: Any, tiny_tiles: str, model: str
 ) -> None:
     reader, pipeline = CorpusReader(made.url), open_model(model).pipeline
-    pool, _ = MapSource(made.render, tiny_tiles, made.place("labelled")).open(reader.content, seed=SEED, turned=True)
+    pool, _ = MapSource(made.render, tiny_tiles, made.place("labelled")).open(
+        reader.content, seed=SEED, told=False, turned=True
+    )
     given = pool.give(np.arange(NUM))
     train, oil = TileCorpus.open(tiny_tiles).read("train"), reader.content.class_table.index("oil spill")
-    drawn_for_oil = ((given.maps_BHW == oil).sum(axis=(1, 2)) >= 4).sum()
+    drawn_for_oil = ((given.maps_BHW == oil).sum(axis=(1, 2)) >= 4).sum()  # of other kinds some hold it too
     assert drawn_for_oil >= NUM * QUOTAS["oil spill"] - 2
     assert NUM * 0.75 - 2 <= given.have_map_B.sum() <= NUM * 0.75 + 2
     assert len(pool.maps) > len(train.labels), "masks, and likeliest classes of labelled tiles"
+    assert pool.descriptors is None, "of a network that is told none"
     images, soft = reader.sample(range(NUM))
     alone = pipeline.sample(range(NUM), SEED, made.sampler, made.soft_label, given)
     assert np.array_equal(images, to_stored(alone.images))
@@ -93,14 +96,15 @@ def test_it_says_what_it_is_and_what_came_of_it(made: Any, tiny_tiles: str, caps
     assert said["tiles_digest"] == TileCorpus.open(tiny_tiles).manifest.digest
     assert said["labelled_digest"] == CorpusReader(made.place("labelled")).digest
     assert said["quotas"] == QUOTAS
+    assert list(QUOTAS) != list(said["quotas"]), "in the order of names, whatever the command's"
     assert "the image for a label map that was chosen" in layout.attributes()["summary"]
     assert "the image is sampled for a label map" in json.dumps(layout.read_json("croissant.json"))
     figures = json.loads((Path(made.out) / "stages/generate.json").read_text())["figures"]["rendered"]
     oil = figures["classes"]["oil spill"]
-    own = kinds_of(made.render.shares, SEED, range(NUM)) == 0
+    own = kinds_of((0.35, 0.15, OTHERS), SEED, range(NUM)) == 0
     soft = CorpusReader(made.url).sample(np.flatnonzero(own))[1].argmax(axis=1) == 1
     assert figures["looked_at"] == NUM
-    assert oil == {"share": 0.5, "drawn_for": own.sum(), "held": (soft.sum(axis=(1, 2)) >= 4).sum()}
+    assert oil == {"share": 0.35, "drawn_for": own.sum(), "held": (soft.sum(axis=(1, 2)) >= 4).sum()}
     # What stands there says how it was steered; the command need not.
     places = ["--paths.tiles", tiny_tiles, "--paths.model", made.paths.model]
     assert _cli.main(generate.JOB, ["regenerate", "--sample", "21", "--out", made.out, *places, "--json"]) == 0
@@ -108,11 +112,21 @@ def test_it_says_what_it_is_and_what_came_of_it(made: Any, tiny_tiles: str, caps
 
 
 def test_soft_labels_that_hold_the_class_are_counted(made: Any) -> None:
-    generous = made.render.model_copy(update={"contains_px": 1, "quotas": {"sea surface": 0.5}})
-    strict = generous.model_copy(update={"contains_px": 10**6})
-    few, none = (outcome(made.url, config, SEED)["classes"]["sea surface"] for config in (generous, strict))
+    said = Layout.open(made.url).identity["sampler"]["render"]
+    few, none = (outcome(made.url, {**said, "contains_px": count})["classes"]["sea surface"] for count in (1, 10**6))
     assert few["drawn_for"] == none["drawn_for"] > 0
     assert (few["held"] > 0, none["held"]) == (True, 0)
+
+
+def test_labelling_takes_no_account_of_it(made: Any) -> None:
+    record = json.loads((Path(made.out) / "stages/label.json").read_text())
+    assert record["settings"]["render"]["quotas"]
+    assert "rendered" not in record["figures"]
+
+
+def test_the_same_quotas_in_another_order_are_the_same_corpus(made: Any, tiny_tiles: str, model: str) -> None:
+    swapped = {**STEERED, "render__quotas": dict(sorted(QUOTAS.items()))}
+    assert generate.run(settings(Path(made.out), tiny_tiles, model, **swapped), Stop())["already_done"]
 
 
 def test_other_shares_are_another_corpus(made: Any, tiny_tiles: str, model: str, tmp_path: Path) -> None:
@@ -165,7 +179,8 @@ def test_maps_must_fit_the_model_and_the_model_must_know_them(
 def test_the_plan_tells_it(tiny_tiles: str, model: str, tmp_path: Path) -> None:
     plan = generate.JOB.plan(settings(tmp_path, tiny_tiles, model, **STEERED))
     assert plan.reads[1:] == [f"tiles {tiny_tiles}: masks of train", f"labelled tiles {tmp_path}/labelled"]
-    assert plan.computes[1:3] == [
-        "0.5 of them for label maps with oil spill",
+    assert plan.computes[1:4] == [
+        "0.35 of them for label maps with oil spill",
+        "0.15 of them for label maps with sea surface",
         "0.25 of them for label maps of any kind",
     ]

@@ -66,7 +66,7 @@ def test_pairs_drawn_for_label_maps_are_told_of() -> None:
     steered = {**generate, "figures": {**generate["figures"], "rendered": told}}
     html, _ = build(dataclasses.replace(inputs, stages={**inputs.stages, "generate": steered}))
     check_readable(html)
-    wanted = "pairs drawn for label maps with ship 0.2 of all; of 205 looked at the soft label of 190 holds it"
+    wanted = "pairs drawn for label maps with ship 0.2 of all; 190 of 205 looked at hold it in their soft label"
     assert wanted in words(html)
     assert "label maps" not in words(build(inputs)[0])
 
