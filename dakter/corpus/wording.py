@@ -99,8 +99,8 @@ _RENDERED = replace(
     "that was trained on labelled SAR images, or, in chosen shares of the pairs, the image is sampled for a label map: "
     "a mask of a labelled image, or what a model made of an unlabelled one. Pair i depends on (seed, i) and these maps "
     "alone.",
-    annotation="No person labelled these images: the soft label is what the model makes of the image, or of the label "
-    "map that it was drawn for.",
+    annotation="No person labelled these images: the soft label is what the model makes of the image, or the label map "
+    "that it was drawn for.",
     bias="The model repeats, and may strengthen, whatever is uneven in its training data. Classes are as frequent as "
     "the chosen label maps have them, not as at sea.",
 )

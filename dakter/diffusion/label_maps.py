@@ -44,6 +44,18 @@ class RenderConfig(Config):
         "where label maps come from. masks: labelled training tiles; labelled: likeliest classes of unlabelled tiles "
         "in paths.labelled; both",
     )
+    label: Literal["map", "image"] = setting(
+        "map",
+        "soft label of a sample drawn for a label map. map: that map, for which it was drawn; image: what soft_label "
+        "says of any image, by which a rare class may be lost again",
+    )
+    guidance: float = setting(
+        1.0,
+        "how strongly images follow their map: the step from p(x) to p(x given y), times this (classifier-free "
+        "guidance, 2207.12598); other than 1 costs a second evaluation",
+        ge=0,
+        le=20,
+    )
     contains_px: int = setting(4, "pixels of a class from which on a label map holds it", unit="px", ge=1)
     most_maps: int = setting(
         4096,
@@ -79,11 +91,14 @@ class Given(NamedTuple):
     """Label maps uint8 ``(B, H, W)``; a row of IGNORE alone has none, and its label is drawn with its image.
 
     ``descriptors``: float32 ``(B, 3 C)`` of ``describe``, that images of rows with a map shall have; None: of training
-    images, as in the other rows.
+    images, as in the other rows. ``labels``: soft labels of rows with a map are that map, where it is known.
+    ``guidance``: see ``RenderConfig``.
     """
 
     maps_BHW: np.ndarray
     descriptors: np.ndarray | None = None
+    labels: bool = True
+    guidance: float = 1.0
 
     @property
     def have_map_B(self) -> np.ndarray:
@@ -92,7 +107,7 @@ class Given(NamedTuple):
 
     def check(self, count: int, num_classes: int, bands: int) -> None:
         """Raise DataError unless these are ``count`` maps of so many classes, and of images of so many bands."""
-        maps, told = self
+        maps, told = self.maps_BHW, self.descriptors
         if maps.ndim != 3 or maps.dtype != np.uint8 or len(maps) != count:
             raise DataError(f"label maps are {maps.dtype} {maps.shape}; expected uint8 ({count}, H, W)")
         if unknown := sorted(set(np.unique(maps).tolist()) - {*range(num_classes), IGNORE}):
@@ -102,7 +117,14 @@ class Given(NamedTuple):
 
     def rows(self, at: np.ndarray) -> Given:
         """Those rows, in that order."""
-        return Given(self.maps_BHW[at], None if self.descriptors is None else self.descriptors[at])
+        told = None if self.descriptors is None else self.descriptors[at]
+        return self._replace(maps_BHW=self.maps_BHW[at], descriptors=told)
+
+    def label(self, soft_BKHW: torch.Tensor) -> torch.Tensor:
+        """Soft labels ``(B, K, H, W)`` with the map in its place, 0 and 1, where one is known."""
+        maps = torch.from_numpy(self.maps_BHW).to(soft_BKHW.device)
+        classes = torch.arange(soft_BKHW.shape[1], dtype=maps.dtype, device=maps.device).view(1, -1, 1, 1)
+        return torch.where(maps[:, None] != IGNORE, (maps[:, None] == classes).to(soft_BKHW), soft_BKHW)
 
 
 @dataclass(frozen=True)
@@ -117,6 +139,7 @@ class MapPool:
         shares: of all samples, of each kind.
         seed: of the choice.
         turned: maps are turned and mirrored.
+        labels: they are the soft labels too. guidance: see ``RenderConfig``.
     """
 
     maps: np.ndarray
@@ -125,6 +148,8 @@ class MapPool:
     shares: tuple[float, ...]
     seed: int
     turned: bool
+    labels: bool
+    guidance: float
 
     def give(self, indices: np.ndarray) -> Given:
         """Label maps of samples, by their indices."""
@@ -139,7 +164,7 @@ class MapPool:
             maps[row] = turn(torch.from_numpy(self.maps[chosen]), which).numpy()
             if told is not None and self.descriptors is not None:
                 told[row] = self.descriptors[chosen]
-        return Given(maps, told)
+        return Given(maps, told, self.labels, self.guidance)
 
 
 def kinds_of(shares: Sequence[float], seed: int, indices: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -223,4 +248,13 @@ class Candidates:
                     "maps from elsewhere (render.maps), or leave the class out"
                 )
         told = np.stack(self._descriptors) if self._describe else None
-        return MapPool(np.stack(self._maps), told, kinds, self._config.shares, self._seed, turned)
+        return MapPool(
+            np.stack(self._maps),
+            told,
+            kinds,
+            self._config.shares,
+            self._seed,
+            turned,
+            labels=self._config.label == "map",
+            guidance=self._config.guidance,
+        )

@@ -156,8 +156,8 @@ class JointDiffusionPipeline(DiffusionPipeline):
 
         Row i depends on the model, the settings, ``seed`` and ``indices[i]``; its bits moreover on the shape of the
         micro-batch (always full: the last is padded), the number format and the device, not on its neighbours.
-        ``given``: label maps that images are drawn for; with soft_label.mode last_step their soft label is about the
-        map, else p(y | x) of the image as of any other.
+        ``given``: label maps that images are drawn for. Their soft label is the map where ``given.labels`` or
+        soft_label.mode last_step say so, else that of the image as of any other.
 
         Raises:
             ConfigError: read-out, chains or label maps with a model trained in mode joint, or a step count the solver
@@ -276,7 +276,7 @@ class JointDiffusionPipeline(DiffusionPipeline):
             self.unet.check_size(*(size := given.maps_BHW.shape[1:]))
 
         def run(at: np.ndarray) -> torch.Tensor:
-            own = numbers[at].tolist()
+            own, maps = numbers[at].tolist(), None if given is None else given.rows(at)
             images, soft = draw_pairs(
                 denoiser,
                 scheduler,
@@ -286,11 +286,13 @@ class JointDiffusionPipeline(DiffusionPipeline):
                 size=size,
                 seed=seed,
                 indices=own,
-                given=None if given is None else given.rows(at),
+                given=maps,
                 clean_t=float(self.config.clean_t),
             )
             if soft_label.mode != "last_step":
                 soft = self._soft_label(denoiser, images, soft_label, seed, own)
+            if maps is not None and (maps.labels or soft_label.mode == "last_step"):
+                soft = maps.label(soft)  # the last step had the map as its input, and was not taught to copy it
             return torch.cat([images, soft], 1)
 
         pairs = _in_micro_batches(len(numbers), sampler.micro_batch, run)

@@ -115,7 +115,7 @@ def draw_pairs(
     """Samples of p(x, y) along t_x = t_y: images and the soft labels of the last evaluation.
 
     Rows that are given a label map are samples of p(x | y): their label input stays that map at level ``clean_t``
-    while the image is denoised, and the soft label of the last evaluation is about the map itself.
+    while the image is denoised. Of these the soft label of the last evaluation means nothing: see ``Given.label``.
     """
     x = rng.normal((bands, *size), seed, "sample/image", 0, indices)
     y = rng.normal((num_classes, *size), seed, "sample/label", 0, indices)
@@ -123,12 +123,14 @@ def draw_pairs(
     see = _as_it_is if given is None else _with_maps(denoiser, given, y, clean_t)
     if given is not None and given.descriptors is not None and told is not None:
         told = torch.where(_rows(given, told), torch.from_numpy(given.descriptors).to(told), told)
-    soft = torch.empty(0)
+    noise, soft = y.to(denoiser.device), torch.empty(0)
 
     def predict(state: torch.Tensor, t: float) -> torch.Tensor:
         nonlocal soft
         seen, level = see(state[:, bands:], t)
         image, soft = denoiser(state[:, :bands], seen, t, level, told)
+        if given is not None and given.guidance != 1:
+            image = _guided(denoiser, given, state[:, :bands], noise, t, told, image)
         return torch.cat([image, reenter(soft, denoiser.b)], 1)
 
     generators = [rng.torch_generator(seed, "sample/steps", 0, int(i)) for i in indices]
@@ -154,6 +156,25 @@ def _with_maps(denoiser: Denoiser, given: Given, noise: torch.Tensor, clean_t: f
         return torch.where(rows, fixed, y), torch.where(rows.flatten(), clean_t, t)
 
     return see
+
+
+def _guided(
+    denoiser: Denoiser,
+    given: Given,
+    x: torch.Tensor,
+    noise: torch.Tensor,
+    t: float,
+    told: torch.Tensor | None,
+    image: torch.Tensor,
+) -> torch.Tensor:
+    """The clean image of rows with a map, as much further from p(x) than p(x | y) is as ``guidance`` says.
+
+    Classifier-free guidance (Ho and Salimans, 2207.12598) on the clean prediction; p(x) is asked for with ``noise`` in
+    the label's place, at t_y = 1.
+    """
+    free, _ = denoiser(x, noise, t, 1.0, told)
+    further = free + given.guidance * (image - free)
+    return torch.where(_rows(given, image), further.clamp(-1, 1) if denoiser.clip else further, image)
 
 
 def _rows(given: Given, like: torch.Tensor) -> torch.Tensor:

@@ -231,7 +231,7 @@ _DRAWN = {
     **_RENDERED,
     "ours-mapped": replace(
         _RENDERED["ours-rendered"],
-        what="as ours-rendered, generated images labelled by the last step, which is about their label map",
+        what="as ours-rendered, generated images labelled by the label maps that they were drawn for",
         generated="last_step",
     ),
 }

@@ -29,7 +29,9 @@ def drawn(
     name: str,
     check_stop: Callable[[], None],
 ) -> dict[str, np.ndarray]:
-    """``image`` uint8 ``(N, C, H, W)`` and ``last_step``, its stored soft label, uint8 ``(N, K, H, W)``."""
+    """``image`` uint8 ``(N, C, H, W)`` and ``last_step``, its stored soft label, uint8 ``(N, K, H, W)``: of images that
+    are drawn for label maps, those maps.
+    """
     images, last = [], []
     progress = Progress(log, f"samples of {name}", tier.num_generated, "samples")
     for start in range(0, tier.num_generated, tier.sampler.micro_batch):

@@ -73,6 +73,14 @@ def test_quotas_get_maps_with_their_class_turned_and_with_what_their_image_is_li
     assert {still.maps_BHW[row].tobytes() for row in np.flatnonzero(oil == 12)} == {maps[3].tobytes()}
 
 
+def test_what_is_given_says_how_to_draw_and_to_label() -> None:
+    config = RenderConfig(others=1.0, label="image", guidance=2.0)
+    given = pool_of(config, maps_of(9)).give(np.arange(3)).rows(np.array([2, 0]))
+    assert (given.labels, given.guidance, len(given.maps_BHW)) == (False, 2.0, 2)
+    plain = pool_of(RenderConfig(others=1.0), maps_of(9)).give(np.arange(3))
+    assert (plain.labels, plain.guidance) == (True, 1.0)
+
+
 def test_a_quota_that_no_map_can_meet_is_refused() -> None:
     oil = RenderConfig(quotas={"oil spill": 0.5}, contains_px=16)
     with pytest.raises(ConfigError, match=r"asks for oil spill, and none of 2 label maps has 16 pixels .*most is 15"):

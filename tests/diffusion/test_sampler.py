@@ -141,6 +141,24 @@ def test_rows_with_a_label_map_see_it_at_every_step_and_the_others_do_not_notice
     assert torch.equal(images[[0, 2]], alone)
 
 
+def test_guidance_goes_on_from_what_is_drawn_without_the_map() -> None:
+    maps = np.full((2, 8, 8), IGNORE, np.uint8)
+    maps[1] = 1
+    about: dict[str, Any] = {"bands": 1, "num_classes": 2, "size": (8, 8), "seed": 3, "indices": [4, 5], "clean_t": 0.0}
+
+    def draw(guidance: float, clip: bool = False) -> torch.Tensor:
+        denoiser = Denoiser(_MapReader(), "x0", "ce", 0.4, CPU, clip=clip)
+        given = Given(maps, guidance=guidance)
+        return draw_pairs(denoiser, build_scheduler("ddim", 1000), 4, given=given, **about)[0]
+
+    free, plain, strong = draw(0.0), draw(1.0), draw(3.0)
+    assert torch.allclose(plain[1], torch.tensor(-0.4), atol=1e-5), "the map's first class, which is not there"
+    assert 0.7 < float(free[1].std()) < 1.3, "pure noise in the label's place"
+    assert torch.allclose(strong[1], free[1] + 3 * (plain[1] - free[1]), atol=1e-5)
+    assert torch.equal(strong[0], plain[0]), "rows without a map have nothing to follow"
+    assert float(draw(3.0, clip=True).abs().max()) <= 1.0
+
+
 def test_images_for_label_maps_are_told_what_is_given_and_the_others_what_the_table_has() -> None:
     denoiser, seen = _listener(torch.arange(30.0).view(10, 3))
     about: dict[str, Any] = {

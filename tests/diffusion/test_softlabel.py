@@ -7,10 +7,12 @@ import pytest
 import torch
 from diffusion_toys import random_pipeline
 
+from dakter.diffusion.label_maps import Given
 from dakter.diffusion.sampler import Denoiser, SamplerConfig
 from dakter.diffusion.schedule import build_scheduler
 from dakter.diffusion.softlabel import SoftLabelConfig, chains, readout
 from dakter.errors import ConfigError, DataError
+from dakter.schema import IGNORE
 
 CPU = torch.device("cpu")
 
@@ -85,6 +87,28 @@ def test_label_and_render_check_their_input_and_keep_to_their_numbers() -> None:
         pipe.label(torch.zeros(1, 2, 16, 16))
     with pytest.raises(DataError, match="expected uint8"):
         pipe.render(np.zeros((1, 16, 16), np.int64))
+
+
+@pytest.mark.parametrize("mode", ["readout", "last_step"])
+def test_the_label_of_an_image_for_a_map_is_the_map_or_that_of_the_image(mode: str) -> None:
+    pipe, sampler = random_pipeline(), SamplerConfig(steps=2, precision="fp32", micro_batch=2)
+    asked = SoftLabelConfig.model_validate({"mode": mode, "evaluations": 2})
+    maps = np.full((3, 16, 16), IGNORE, np.uint8)
+    maps[1], maps[1, 4:8], maps[1, 12:] = 0, 1, IGNORE
+    by_map, by_image = (
+        pipe.sample([0, 1, 2], 1, sampler, asked, Given(maps, labels=labels)) for labels in (True, False)
+    )
+    assert torch.equal(by_map.images, by_image.images)
+    known = torch.from_numpy(maps[1] != IGNORE)
+    wanted = torch.nn.functional.one_hot(torch.from_numpy(maps[1] == 1).long(), 2).movedim(-1, 0).float()
+    assert torch.equal(by_map.soft_labels[1][:, known], wanted[:, known])
+    assert torch.equal(by_map.soft_labels[1][:, ~known], by_image.soft_labels[1][:, ~known]), "where it is not known"
+    assert torch.equal(by_map.soft_labels[[0, 2]], by_image.soft_labels[[0, 2]])
+    if mode == "readout":
+        alone = pipe.label(by_image.images[1:2], 2, 1, indices=[1], sampler=sampler)
+        torch.testing.assert_close(by_image.soft_labels[1:2], alone)
+    else:
+        assert torch.equal(by_image.soft_labels, by_map.soft_labels), "the last step knows nothing but its input"
 
 
 def test_given_images_are_labelled_by_chains_where_asked_as_generated_ones_are() -> None:
