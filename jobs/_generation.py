@@ -155,7 +155,7 @@ def _figures(found: Mapping[str, Any], settings: GenerateSettings, layout: Layou
         "class_shares": dict(zip(names, found["class_shares"], strict=True)),
         "corpus_digest": found["digest"],
         **({"quote_against_actual": compared} if compared else {}),
-        **({"rendered": outcome(layout.url, render)} if render.get("quotas") else {}),
+        **({"rendered": outcome(layout.url, render, settings.place("tiles"))} if render.get("quotas") else {}),
     }
 
 

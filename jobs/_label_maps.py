@@ -16,6 +16,7 @@ from dakter.corpus.wording import is_labelled
 from dakter.data.tiles import TileCorpus
 from dakter.diffusion.label_maps import Candidates, MapPool, RenderConfig, kinds_of
 from dakter.errors import ConflictError, DataError
+from dakter.evaluate.speckle import damping_db, to_gray
 from dakter.schema import to_model
 from jobs._fit import differences_of
 
@@ -85,28 +86,50 @@ def _check_fit(url: str, different: list[str]) -> None:
         )
 
 
-def outcome(url: str, render: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the first samples of a corpus at ``url``: by class of its quotas how many were drawn for a label map that
-    holds it (``drawn_for``), and how many of these have a soft label that still does (``held``).
+def outcome(url: str, render: Mapping[str, Any], tiles: str) -> dict[str, Any]:
+    """What became of the label maps that the first samples of a corpus were drawn for, by class of its quotas.
 
-    ``render``: what its identity says of label maps.
+    Args:
+        url: the corpus.
+        render: what its identity says of label maps.
+        tiles: URL of the tiles, opened if the maps are masks of them.
+
+    Returns:
+        ``looked_at`` samples, and by class how many were ``drawn_for`` a map that holds it, how many of these ``held``
+        it in their soft label, and by how many dB (median) it is darker there than the background around it
+        (``damping_db``) and in training tiles (``damping_db_train``); None where that cannot be told.
     """
     reader, asked = CorpusReader(url), settings_of(render, url)
-    indices = reader.indices[:_LOOKED_AT]
-    classes = likeliest(reader.sample(indices)[1])
+    indices, table = reader.indices[:_LOOKED_AT], reader.content.class_table
+    images, soft = reader.sample(indices)
+    classes, train = likeliest(soft), TileCorpus.open(tiles).read("train") if "tiles_digest" in render else None
     kinds, found = kinds_of(asked.shares, int(reader.identity["seed"]), indices), {}
     for kind, name in enumerate(asked.quotas):
-        own = classes[kinds == kind] == reader.content.class_table.index(name)
-        held = int((own.sum(axis=(1, 2)) >= asked.contains_px).sum())
-        found[name] = {"share": asked.quotas[name], "drawn_for": len(own), "held": held}
-        log.info(
-            "of the first %d samples %d were drawn for label maps with %s; the soft labels of %d of these hold it",
-            len(indices),
-            len(own),
-            name,
-            held,
-        )
+        rows, k = kinds == kind, table.index(name)
+        held = ((classes[rows] == k).sum(axis=(1, 2)) >= asked.contains_px).sum()
+        found[name] = {
+            "share": asked.quotas[name],
+            "drawn_for": int(rows.sum()),
+            "held": int(held),
+            "damping_db": _damping_db(images[rows], classes[rows], k),
+            "damping_db_train": _damping_db(train.images, train.labels, k) if train else None,
+        }
+        log.info("of the first %d samples for %s: %s", len(indices), name, outcome_line(found[name]))
     return {"looked_at": len(indices), "classes": found}
+
+
+def outcome_line(told: Mapping[str, Any]) -> str:
+    """What ``outcome`` says of a class, for people."""
+    held = f"{told['drawn_for']} drawn for label maps, {told['held']} hold it in their soft label"
+    here, there = (
+        "not told" if told[key] is None else f"{told[key]:.1f} dB" for key in ("damping_db", "damping_db_train")
+    )
+    return f"{held}; darker than around it by {here} (training tiles: {there})"
+
+
+def _damping_db(images: np.ndarray, labels: np.ndarray, k: int) -> float | None:
+    found = damping_db(to_gray(images), labels, k) if k else np.empty(0)
+    return float(np.median(found)) if len(found) else None
 
 
 def settings_of(render: Mapping[str, Any], where: str) -> RenderConfig:

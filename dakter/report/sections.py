@@ -345,7 +345,8 @@ def generator(inputs: ReportInputs) -> dict[str, Any]:
     }
     for name, told in (inputs.figure_of("generate", "rendered") or {"classes": {}})["classes"].items():
         about[f"pairs drawn for label maps with {name}"] = (
-            f"{told['share']:g} of all; {told['held']} of {told['drawn_for']} looked at hold it in their soft label"
+            f"{told['share']:g} of all; of the first, {told['held']} of {told['drawn_for']} hold it; darker than "
+            f"around it by {_decibels(told['damping_db'])} (training tiles: {_decibels(told['damping_db_train'])})"
         )
     steps, kept = inputs.train_steps(), inputs.figure_of("train", "kept_step")
     return {
@@ -354,6 +355,10 @@ def generator(inputs: ReportInputs) -> dict[str, Any]:
         "steps": steps,
         "kept_step": kept if kept != steps else None,
     }
+
+
+def _decibels(value: float | None) -> str:
+    return "not told" if value is None else f"{value:.1f} dB"
 
 
 def students(inputs: ReportInputs) -> dict[str, Any] | None:

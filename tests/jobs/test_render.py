@@ -17,6 +17,7 @@ from dakter.data.tiles import TileCorpus
 from dakter.diffusion.label_maps import kinds_of
 from dakter.diffusion.pipeline import open_model
 from dakter.errors import ConfigError, ConflictError, DataError
+from dakter.evaluate.speckle import damping_db, to_gray
 from dakter.schema import soft_to_stored, to_stored
 from jobs import _cli, _generation, generate, label
 from jobs._cli import Stop
@@ -102,18 +103,30 @@ def test_it_says_what_it_is_and_what_came_of_it(made: Any, tiny_tiles: str, caps
     figures = json.loads((Path(made.out) / "stages/generate.json").read_text())["figures"]["rendered"]
     oil = figures["classes"]["oil spill"]
     own = kinds_of((0.35, 0.15, OTHERS), SEED, range(NUM)) == 0
-    soft = CorpusReader(made.url).sample(np.flatnonzero(own))[1].argmax(axis=1) == 1
+    images, soft = CorpusReader(made.url).sample(np.flatnonzero(own))
+    classes = soft.argmax(axis=1)
     assert figures["looked_at"] == NUM
-    assert oil == {"share": 0.35, "drawn_for": own.sum(), "held": (soft.sum(axis=(1, 2)) >= 4).sum()}
+    train = TileCorpus.open(tiny_tiles).read("train")
+    real = np.median(damping_db(to_gray(train.images), train.labels, 1))
+    assert (oil["share"], oil["drawn_for"], oil["held"]) == (
+        0.35,
+        own.sum(),
+        ((classes == 1).sum(axis=(1, 2)) >= 4).sum(),
+    )
+    assert oil["damping_db_train"] == pytest.approx(real)
+    assert oil["damping_db"] == pytest.approx(np.median(damping_db(to_gray(images), classes, 1)))
+    assert figures["classes"]["sea surface"]["damping_db"] is None, "the background is around others"
     # What stands there says how it was steered; the command need not.
     places = ["--paths.tiles", tiny_tiles, "--paths.model", made.paths.model]
     assert _cli.main(generate.JOB, ["regenerate", "--sample", "21", "--out", made.out, *places, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["equal"]
 
 
-def test_soft_labels_that_hold_the_class_are_counted(made: Any) -> None:
+def test_soft_labels_that_hold_the_class_are_counted(made: Any, tiny_tiles: str) -> None:
     said = Layout.open(made.url).identity["sampler"]["render"]
-    few, none = (outcome(made.url, {**said, "contains_px": count})["classes"]["sea surface"] for count in (1, 10**6))
+    few, none = (
+        outcome(made.url, {**said, "contains_px": count}, tiny_tiles)["classes"]["sea surface"] for count in (1, 10**6)
+    )
     assert few["drawn_for"] == none["drawn_for"] > 0
     assert (few["held"] > 0, none["held"]) == (True, 0)
 

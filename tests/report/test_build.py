@@ -61,13 +61,14 @@ def test_page_shows_when_the_generator_began_to_memorise(full: tuple[str, dict[s
 
 def test_pairs_drawn_for_label_maps_are_told_of() -> None:
     inputs = full_inputs()
-    told = {"looked_at": 1024, "classes": {"ship": {"share": 0.2, "drawn_for": 205, "held": 190}}}
+    damping = {"damping_db": -3.14, "damping_db_train": None}
+    told = {"looked_at": 1024, "classes": {"ship": {"share": 0.2, "drawn_for": 205, "held": 190, **damping}}}
     generate = inputs.stages["generate"]
     steered = {**generate, "figures": {**generate["figures"], "rendered": told}}
     html, _ = build(dataclasses.replace(inputs, stages={**inputs.stages, "generate": steered}))
     check_readable(html)
-    wanted = "pairs drawn for label maps with ship 0.2 of all; 190 of 205 looked at hold it in their soft label"
-    assert wanted in words(html)
+    wanted = "pairs drawn for label maps with ship 0.2 of all; of the first, 190 of 205 hold it; "
+    assert f"{wanted}darker than around it by -3.1 dB (training tiles: not told)" in words(html)
     assert "label maps" not in words(build(inputs)[0])
 
 
