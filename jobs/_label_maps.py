@@ -15,8 +15,9 @@ from dakter.corpus.reader import CorpusReader
 from dakter.corpus.wording import is_labelled
 from dakter.data.tiles import TileCorpus
 from dakter.diffusion.label_maps import Candidates, MapPool, RenderConfig, kinds_of
-from dakter.errors import ConflictError, DataError
-from dakter.evaluate.speckle import damping_db, to_gray
+from dakter.diffusion.softlabel import SoftLabelConfig
+from dakter.errors import ConfigError, ConflictError, DataError
+from dakter.evaluate.speckle import damping_db, decibels, to_gray
 from dakter.schema import to_model
 from jobs._fit import differences_of
 
@@ -95,41 +96,52 @@ def outcome(url: str, render: Mapping[str, Any], tiles: str) -> dict[str, Any]:
         tiles: URL of the tiles, opened if the maps are masks of them.
 
     Returns:
-        ``looked_at`` samples, and by class how many were ``drawn_for`` a map that holds it, how many of these ``held``
-        it in their soft label, and by how many dB (median) it is darker there than the background around it
-        (``damping_db``) and in training tiles (``damping_db_train``); None where that cannot be told.
+        ``looked_at`` samples, and by class how many were ``drawn_for`` a map that holds it. Where soft labels are those
+        maps (``render.label map``): by how many dB (``damping_db``, median of ``damping_images``) it is darker than the
+        background around it, and in training tiles (``damping_db_train``); None where that cannot be told. Where they
+        are of the image: how many still hold the class (``held``).
     """
     reader, asked = CorpusReader(url), settings_of(render, url)
     indices, table = reader.indices[:_LOOKED_AT], reader.content.class_table
     images, soft = reader.sample(indices)
     classes, train = likeliest(soft), TileCorpus.open(tiles).read("train") if "tiles_digest" in render else None
-    kinds, found = kinds_of(asked.shares, int(reader.identity["seed"]), indices), {}
+    kinds, found = kinds_of(asked.shares, int(reader.identity["seed"]), indices), dict[str, dict[str, Any]]()
     for kind, name in enumerate(asked.quotas):
         rows, k = kinds == kind, table.index(name)
-        held = ((classes[rows] == k).sum(axis=(1, 2)) >= asked.contains_px).sum()
-        found[name] = {
-            "share": asked.quotas[name],
-            "drawn_for": int(rows.sum()),
-            "held": int(held),
-            "damping_db": _damping_db(images[rows], classes[rows], k),
-            "damping_db_train": _damping_db(train.images, train.labels, k) if train else None,
-        }
-        log.info("of the first %d samples for %s: %s", len(indices), name, outcome_line(found[name]))
+        told = found[name] = {"share": asked.quotas[name], "drawn_for": int(rows.sum())}
+        if asked.label == "image":
+            told["held"] = int(((classes[rows] == k).sum(axis=(1, 2)) >= asked.contains_px).sum())
+            line = f"the soft labels of {told['held']} hold it"
+        else:
+            here, count = _damping_db(images[rows], classes[rows], k)
+            there = _damping_db(train.images, train.labels, k)[0] if train else None
+            told |= {"damping_db": here, "damping_images": count, "damping_db_train": there}
+            line = (
+                f"darker than around it by {decibels(here)} in {count} of them, in training tiles by {decibels(there)}"
+            )
+        log.info(
+            "of the first %d samples %d were drawn for label maps with %s; %s",
+            len(indices),
+            told["drawn_for"],
+            name,
+            line,
+        )
     return {"looked_at": len(indices), "classes": found}
 
 
-def outcome_line(told: Mapping[str, Any]) -> str:
-    """What ``outcome`` says of a class, for people."""
-    held = f"{told['drawn_for']} drawn for label maps, {told['held']} hold it in their soft label"
-    here, there = (
-        "not told" if told[key] is None else f"{told[key]:.1f} dB" for key in ("damping_db", "damping_db_train")
-    )
-    return f"{held}; darker than around it by {here} (training tiles: {there})"
-
-
-def _damping_db(images: np.ndarray, labels: np.ndarray, k: int) -> float | None:
+def _damping_db(images: np.ndarray, labels: np.ndarray, k: int) -> tuple[float | None, int]:
+    """Median, and over how many images; the background is around the other classes."""
     found = damping_db(to_gray(images), labels, k) if k else np.empty(0)
-    return float(np.median(found)) if len(found) else None
+    return (float(np.median(found)) if len(found) else None), len(found)
+
+
+def check_label(render: RenderConfig, soft_label: SoftLabelConfig) -> None:
+    """Raise ConfigError where soft labels of images for label maps are asked for that there are not."""
+    if render.renders and render.label == "image" and soft_label.mode == "last_step":
+        raise ConfigError(
+            "render.label is image with soft_label.mode last_step, whose input is the map itself; expected "
+            "soft_label.mode readout or chains, or render.label map"
+        )
 
 
 def settings_of(render: Mapping[str, Any], where: str) -> RenderConfig:

@@ -17,7 +17,7 @@ from dakter.diffusion.label_maps import MapPool
 from dakter.diffusion.sampler import SamplerConfig
 from dakter.diffusion.softlabel import SoftLabelConfig
 from dakter.errors import ConfigError, IntegrityError
-from jobs._label_maps import MapSource
+from jobs._label_maps import MapSource, check_label
 
 
 class PlacedModel:
@@ -108,6 +108,7 @@ class ModelSampler:
         self.pool: MapPool | None = None
         if maps is not None:
             check_mode(self._model.mode, url, RENDERING)
+            check_label(maps.config, soft_label)
             about = {"told": self._model.told, "turned": self._model.turned}
             self.pool, digests = maps.open(self.content, seed=seed, **about)
             self.identity["render"] = {**maps.config.dump(), **digests}

@@ -22,6 +22,7 @@ from dakter.tracking_address import tracking_uri
 from jobs import distill, evaluate, generate, label, prepare, promote, train
 from jobs._cli import Job, Plan, Stop, Verb, execute, main
 from jobs._context import begin_run, find_run
+from jobs._label_maps import check_label
 from jobs._model_sampler import LABELLING, RENDERING, check_mode
 from jobs._ray import session
 from jobs._report import write_report
@@ -154,6 +155,7 @@ def _check_settings(settings: PipelineSettings) -> None:
         check_mode(mode, "label", LABELLING)
     if settings.render.renders:
         check_mode(mode, "generate", RENDERING)
+        check_label(settings.render, settings.soft_label)
         if settings.render.maps != "masks" and not with_labelled:
             raise ConfigError(
                 f"render.maps is {settings.render.maps} without labelled tiles; expected --label true, which makes "

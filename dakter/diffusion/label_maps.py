@@ -53,7 +53,7 @@ class RenderConfig(Config):
         1.0,
         "how strongly images follow their map: the step from p(x) to p(x given y), times this (classifier-free "
         "guidance, 2207.12598); other than 1 costs a second evaluation",
-        ge=0,
+        gt=0,
         le=20,
     )
     contains_px: int = setting(4, "pixels of a class from which on a label map holds it", unit="px", ge=1)

@@ -41,7 +41,7 @@ class CurateConfig(Config):
     agreement: float | None = _tail(
         None,
         "agreement of the stored label with p(y | x) of paths.model, by that of val labels (a stored label of "
-        "soft_label.mode readout is p(y | x) already)",
+        "soft_label.mode readout is p(y | x) already, one of render.label map is not)",
     )
     duplicates: float | None = _tail(
         0.005, "correlation with an earlier sample, by that of val with train, with allowance for the corpus's size"

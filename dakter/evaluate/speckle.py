@@ -117,6 +117,11 @@ def damping_db(
     return np.array(found, dtype=np.float64)
 
 
+def decibels(value: float | None) -> str:
+    """``"1.8 dB"``; ``"an unknown amount"`` for None."""
+    return "an unknown amount" if value is None else f"{value:.1f} dB"
+
+
 def class_shares(labels: np.ndarray, num_classes: int) -> np.ndarray:
     """Share of each class among labelled pixels, float64 ``(K,)``; values from K up (IGNORE) are not counted."""
     counts = np.bincount(labels.reshape(-1), minlength=num_classes)[:num_classes].astype(np.float64)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from dakter.evaluate.speckle import decibels
 from dakter.report import figures, pairs, pictures
 from dakter.report.figures import Curve, Interval
 from dakter.report.inputs import ARM_NAMES, CONTROL, DISTILLED, MODEL_NAMES, STAGES, ReportInputs
@@ -329,6 +330,7 @@ def generator(inputs: ReportInputs) -> dict[str, Any]:
             for name, key, style in (("val", "val_nll", "distilled"), ("train", "train_nll", "control"))
         ]
         plots.append(figures.curves("NLL of p(y given x): val (line), train (dashes)", lines))
+    steered = inputs.figure_of("generate", "rendered") is not None
     about = {
         f"{section.replace('_', ' ')}: {name.replace('_', ' ')}": found
         for stage, section, name in (
@@ -340,13 +342,16 @@ def generator(inputs: ReportInputs) -> dict[str, Any]:
             ("generate", "sampler", "scheduler"),
             ("generate", "sampler", "steps"),
             ("generate", "soft_label", "mode"),
+            *((("generate", "render", "label"), ("generate", "render", "guidance")) if steered else ()),
         )
         if (found := inputs.setting_of(stage, section, name)) is not None
     }
     for name, told in (inputs.figure_of("generate", "rendered") or {"classes": {}})["classes"].items():
-        about[f"pairs drawn for label maps with {name}"] = (
-            f"{told['share']:g} of all; of the first, {told['held']} of {told['drawn_for']} hold it; darker than "
-            f"around it by {_decibels(told['damping_db'])} (training tiles: {_decibels(told['damping_db_train'])})"
+        about[f"pairs drawn for label maps with {name}"] = f"{told['share']:g} of all; of {told['drawn_for']} " + (
+            f"looked at the soft labels of {told['held']} hold it"
+            if "held" in told
+            else f"looked at, {told['damping_images']} measured: darker than around it by "
+            f"{decibels(told['damping_db'])}, in training tiles by {decibels(told['damping_db_train'])}"
         )
     steps, kept = inputs.train_steps(), inputs.figure_of("train", "kept_step")
     return {
@@ -355,10 +360,6 @@ def generator(inputs: ReportInputs) -> dict[str, Any]:
         "steps": steps,
         "kept_step": kept if kept != steps else None,
     }
-
-
-def _decibels(value: float | None) -> str:
-    return "not told" if value is None else f"{value:.1f} dB"
 
 
 def students(inputs: ReportInputs) -> dict[str, Any] | None:

@@ -151,12 +151,27 @@ def test_guidance_goes_on_from_what_is_drawn_without_the_map() -> None:
         given = Given(maps, guidance=guidance)
         return draw_pairs(denoiser, build_scheduler("ddim", 1000), 4, given=given, **about)[0]
 
-    free, plain, strong = draw(0.0), draw(1.0), draw(3.0)
+    weak, plain, strong = draw(0.5), draw(1.0), draw(3.0)
+    free = 2 * weak - plain
     assert torch.allclose(plain[1], torch.tensor(-0.4), atol=1e-5), "the map's first class, which is not there"
     assert 0.7 < float(free[1].std()) < 1.3, "pure noise in the label's place"
     assert torch.allclose(strong[1], free[1] + 3 * (plain[1] - free[1]), atol=1e-5)
     assert torch.equal(strong[0], plain[0]), "rows without a map have nothing to follow"
     assert float(draw(3.0, clip=True).abs().max()) <= 1.0
+    network = _MapReader()
+    denoiser, given = Denoiser(network, "x0", "ce", 0.4, CPU), Given(maps, guidance=3.0)
+    draw_pairs(denoiser, build_scheduler("ddim", 1000), 2, given=given, **about)
+    levels = [t_y.tolist() for _, t_y in network.seen]
+    assert levels == [[1.0, 0.0], [1.0, 1.0], [0.5, 0.0], [1.0, 1.0]], "p(x) is asked for beside each step"
+
+
+def test_what_is_drawn_without_the_map_is_told_the_same() -> None:
+    denoiser, seen = _listener(torch.arange(30.0).view(10, 3))
+    about: dict[str, Any] = {"bands": 1, "num_classes": 2, "size": (8, 8), "seed": 0, "indices": [7], "clean_t": 0.01}
+    given = Given(np.ones((1, 8, 8), np.uint8), np.full((1, 3), -5.0, np.float32), guidance=2.0)
+    draw_pairs(denoiser, build_scheduler("dpmpp_2m", 1000), 2, given=given, **about)
+    assert torch.stack(seen).eq(-5.0).all()
+    assert len(seen) == 4
 
 
 def test_images_for_label_maps_are_told_what_is_given_and_the_others_what_the_table_has() -> None:

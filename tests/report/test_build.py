@@ -61,14 +61,17 @@ def test_page_shows_when_the_generator_began_to_memorise(full: tuple[str, dict[s
 
 def test_pairs_drawn_for_label_maps_are_told_of() -> None:
     inputs = full_inputs()
-    damping = {"damping_db": -3.14, "damping_db_train": None}
-    told = {"looked_at": 1024, "classes": {"ship": {"share": 0.2, "drawn_for": 205, "held": 190, **damping}}}
+    of_map = {"share": 0.2, "drawn_for": 205, "damping_db": 3.14, "damping_images": 182, "damping_db_train": None}
+    of_image = {"share": 0.1, "drawn_for": 102, "held": 11}
+    told = {"looked_at": 1024, "classes": {"oil spill": of_map, "ship": of_image}}
     generate = inputs.stages["generate"]
     steered = {**generate, "figures": {**generate["figures"], "rendered": told}}
     html, _ = build(dataclasses.replace(inputs, stages={**inputs.stages, "generate": steered}))
     check_readable(html)
-    wanted = "pairs drawn for label maps with ship 0.2 of all; of the first, 190 of 205 hold it; "
-    assert f"{wanted}darker than around it by -3.1 dB (training tiles: not told)" in words(html)
+    text, of = words(html), "pairs drawn for label maps with"
+    measured = "of 205 looked at, 182 measured: darker than around it by 3.1 dB, in training tiles by an unknown amount"
+    assert f"{of} oil spill 0.2 of all; {measured}" in text
+    assert f"{of} ship 0.1 of all; of 102 looked at the soft labels of 11 hold it" in text
     assert "label maps" not in words(build(inputs)[0])
 
 
