@@ -24,6 +24,11 @@ def _once_more(mark: str, times: int) -> bool:
     return len(marks) < times
 
 
+def processes(trace: Path) -> set[str]:
+    """Those that left a file of a call in ``trace``."""
+    return {path.name.split("-")[1] for path in trace.iterdir()}
+
+
 class FakeSampler:
     """Pairs of 8x8 pixels.
 
@@ -34,6 +39,7 @@ class FakeSampler:
         full_at: index at which the disk is full, ``full_times`` times, counted by files ``<full_mark><n>``.
         delay_s: seconds a call takes.
         trace: folder in which each call leaves an empty file ``<first index>-<pid>-<n>``.
+        company: processes that must have left one before a call goes on; it waits two minutes at the most.
     """
 
     content = Content(OSD, ("vv",), 8, 8, (0.0, 255.0))
@@ -51,18 +57,22 @@ class FakeSampler:
         full_times: int = 1,
         delay_s: float = 0.0,
         trace: str = "",
+        company: int = 1,
     ):
         self.micro_batch, self.seed = micro_batch, seed
         self.identity: dict[str, Any] = {"model_digest": "fake", "micro_batch": micro_batch}
         self.poison, self.kill_at, self.kill_mark, self.kill_times = poison, kill_at, kill_mark, kill_times
         self.full_at, self.full_mark, self.full_times = full_at, full_mark, full_times
-        self.delay_s, self.trace = delay_s, trace
+        self.delay_s, self.trace, self.company = delay_s, trace, company
 
     def __call__(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         first = int(indices[0])
         time.sleep(self.delay_s)
         if self.trace:
             (Path(self.trace) / f"{first}-{os.getpid()}-{time.monotonic_ns()}").touch()
+            until = time.monotonic() + 120.0
+            while len(processes(Path(self.trace))) < self.company and time.monotonic() < until:
+                time.sleep(0.05)
         if first == self.poison:
             raise RuntimeError(f"sample {first} is poisoned")
         if first == self.kill_at and _once_more(self.kill_mark, self.kill_times):
