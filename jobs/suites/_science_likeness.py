@@ -8,10 +8,13 @@ from typing import Any
 from dakter.evaluate.likeness import MEASURES, MOST_RATIO
 from jobs.suites import _science_segmenters as segmenters
 from jobs.suites import _science_text as text
+from jobs.suites._science_arms import GENERATORS
 from jobs.suites._science_plan import Cell
 
 SOFT_LABELS = {"last_step": "last step", "readout": segmenters.NAME}
 
+# of images that are drawn for label maps, in place of the last step
+_MAPS = "those maps"
 _FURTHER = "The last rows take training images for generated ones, as further real ones: what can be shown at all. "
 _SEVERAL = "Rows with another number of images a set have another yardstick too: compare those of one number. "
 
@@ -27,7 +30,9 @@ def section(done: Sequence[Cell], records: Mapping[str, Mapping[str, Any]]) -> l
         name, count = cell.name.removeprefix("images-"), str(figures["num_images"])
         for key, what in SOFT_LABELS.items():
             if found := figures["likeness"].get(key):
-                rows.append([f"{name}, {what}", count, *text.ratios(found), text.copies(figures["copies"])])
+                drawn_for = key == "last_step" and cell.generator and GENERATORS[cell.generator].render
+                label = _MAPS if drawn_for else what
+                rows.append([f"{name}, {label}", count, *text.ratios(found), text.copies(figures["copies"])])
         if found := figures["likeness"].get("real"):
             real = f"further real images, seed {cell.seed}"
             of_real[real] = [real, count, *text.ratios(found), "–"]
