@@ -21,6 +21,7 @@ import torch
 from pydantic import field_validator, model_validator
 
 from dakter.config import Config, setting
+from dakter.diffusion.balance import enter_labels
 from dakter.errors import ConfigError, DataError
 from dakter.rng import derive_seed, numpy_rng
 from dakter.schema import IGNORE
@@ -123,8 +124,8 @@ class Given(NamedTuple):
     def label(self, soft_BKHW: torch.Tensor) -> torch.Tensor:
         """Soft labels ``(B, K, H, W)`` with the map in its place, 0 and 1, where one is known."""
         maps = torch.from_numpy(self.maps_BHW).to(soft_BKHW.device)
-        classes = torch.arange(soft_BKHW.shape[1], dtype=maps.dtype, device=maps.device).view(1, -1, 1, 1)
-        return torch.where(maps[:, None] != IGNORE, (maps[:, None] == classes).to(soft_BKHW), soft_BKHW)
+        sure = (enter_labels(maps, soft_BKHW.shape[1], 1.0) + 1) / 2
+        return torch.where(maps[:, None] != IGNORE, sure, soft_BKHW)
 
 
 @dataclass(frozen=True)
@@ -136,26 +137,25 @@ class MapPool:
         descriptors: of the image that each belongs to, float32 ``(M, 3 C)``; None: nothing is told.
         kinds: which maps may be given to samples of each kind: int64 rows of ``maps``; the classes of
             ``RenderConfig.quotas`` in order, then any.
-        shares: of all samples, of each kind.
+        config: shares of the kinds, and how images are drawn and labelled.
         seed: of the choice.
         turned: maps are turned and mirrored.
-        labels: they are the soft labels too. guidance: see ``RenderConfig``.
     """
 
     maps: np.ndarray
     descriptors: np.ndarray | None
     kinds: tuple[np.ndarray, ...]
-    shares: tuple[float, ...]
+    config: RenderConfig
     seed: int
     turned: bool
-    labels: bool
-    guidance: float
 
     def give(self, indices: np.ndarray) -> Given:
         """Label maps of samples, by their indices."""
         maps = np.full((len(indices), *self.maps.shape[1:]), IGNORE, np.uint8)
         told = None if self.descriptors is None else np.zeros((len(indices), self.descriptors.shape[1]), np.float32)
-        for row, (index, kind) in enumerate(zip(indices, kinds_of(self.shares, self.seed, indices), strict=True)):
+        for row, (index, kind) in enumerate(
+            zip(indices, kinds_of(self.config.shares, self.seed, indices), strict=True)
+        ):
             if kind == len(self.kinds):
                 continue
             draws = numpy_rng(self.seed, "render/map", index=int(index))
@@ -164,7 +164,7 @@ class MapPool:
             maps[row] = turn(torch.from_numpy(self.maps[chosen]), which).numpy()
             if told is not None and self.descriptors is not None:
                 told[row] = self.descriptors[chosen]
-        return Given(maps, told, self.labels, self.guidance)
+        return Given(maps, told, labels=self.config.label == "map", guidance=self.config.guidance)
 
 
 def kinds_of(shares: Sequence[float], seed: int, indices: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -248,13 +248,4 @@ class Candidates:
                     "maps from elsewhere (render.maps), or leave the class out"
                 )
         told = np.stack(self._descriptors) if self._describe else None
-        return MapPool(
-            np.stack(self._maps),
-            told,
-            kinds,
-            self._config.shares,
-            self._seed,
-            turned,
-            labels=self._config.label == "map",
-            guidance=self._config.guidance,
-        )
+        return MapPool(np.stack(self._maps), told, kinds, self._config, self._seed, turned)
