@@ -23,17 +23,19 @@ from jobs.suites._raylets import Cluster, cluster
 GPUS, SHARDS, SHARD = 2, 16, 8
 NODE = {"resources": {"CPU": 2, "GPU": 1, "object_store_memory": 80_000_000}, "node_config": {}}
 
-# A driver of its own, so that this process joins no cluster: prints the living GPU nodes whenever they change.
+# A driver of its own, so that this process joins no cluster: notes the living GPU nodes whenever they change. In a file
+# of its own, because Ray prints lines of its own into any driver's output.
 _WATCH = """
-import time, ray
+import sys, time, ray
 ray.init(log_to_driver=False, logging_level="ERROR")
 last = None
-while True:
-    found = sorted(n["NodeID"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("GPU"))
-    if found != last:
-        print(len(found), flush=True)
-    last = found
-    time.sleep(0.2)
+with open(sys.argv[1], "w", buffering=1) as seen:
+    while True:
+        found = sorted(n["NodeID"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("GPU"))
+        if found != last:
+            seen.write(f"{len(found)}\\n")
+        last = found
+        time.sleep(0.2)
 """
 _GENERATE = "import sys; from test_autoscaling import make; make(sys.argv[1])"
 
@@ -63,9 +65,10 @@ def test_a_cluster_grows_from_no_gpu_to_all_for_a_generation_and_back(from_nothi
     (traces := tmp_path / "traces").mkdir()
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     env = {**from_nothing.env, "PYTHONPATH": path}
-    seen_at = tmp_path / "seen"
-    with open(seen_at, "w") as seen:
-        watch = subprocess.Popen([sys.executable, "-c", _WATCH], env=env, stdout=seen, stderr=subprocess.DEVNULL)
+    (seen_at := tmp_path / "seen").touch()
+    watch = subprocess.Popen(
+        [sys.executable, "-c", _WATCH, str(seen_at)], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
     def counts() -> list[int]:
         return [int(line) for line in seen_at.read_text().split()]
