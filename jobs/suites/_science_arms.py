@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 # None: every label that the set has.
 Labels = int | None
-SoftLabel = Literal["last_step", "argmax", "readout", "teacher"]
+SoftLabel = Literal["last_step", "argmax", "readout", "teacher", "pool"]
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,8 @@ class Arm:
         what: in words, for the page.
         generator: name in GENERATORS, or None.
         generated: soft label of the generated images in its batches; None: no such rows. ``teacher`` is the student
-            of arm ``real`` with the same seed and architecture.
+            of arm ``real`` with the same seed and architecture, ``pool`` the mean of its probabilities and p(y | x)
+            with the weights of the least NLL on val.
         real_unlabelled: who labels the real unlabelled images in its batches; None: no such rows.
         share: of a batch that is not real labelled pairs, parted equally between the two.
         num_labelled: real labels a sensor; "tier" as the tier says, None every one there is.
@@ -124,7 +125,7 @@ class Arm:
     what: str
     generator: str | None = None
     generated: SoftLabel | None = None
-    real_unlabelled: Literal["generator", "teacher"] | None = None
+    real_unlabelled: Literal["generator", "teacher", "pool"] | None = None
     share: float = 0.75
     num_labelled: int | Literal["tier"] | None = "tier"
     student: dict[str, Any] = field(default_factory=dict)
@@ -133,7 +134,12 @@ class Arm:
 
     @property
     def needs_teacher(self) -> bool:
-        return "teacher" in (self.generated, self.real_unlabelled)
+        return self.pools or "teacher" in (self.generated, self.real_unlabelled)
+
+    @property
+    def pools(self) -> bool:
+        """Whether its labels are those of the generator and the teacher together."""
+        return "pool" in (self.generated, self.real_unlabelled)
 
     @property
     def mixes(self) -> bool:
@@ -235,13 +241,36 @@ _DRAWN = {
         generated="last_step",
     ),
 }
-_WITHOUT_LAST = {**ARMS, **KEPT, **VIEWS, **TAUGHT, **_LATER, **_DRAWN}
+
+
+def _pooled(arms: dict[str, Arm]) -> dict[str, Arm]:
+    """Arms of ours whose images are labelled by the generator and the teacher together, ``<name>-pooled``."""
+    return {
+        f"{name}-pooled": replace(
+            arm,
+            what=f"{arm.what}; labels pooled with those of the real teacher",
+            generated=arm.generated and "pool",
+            real_unlabelled="pool",
+        )
+        for name, arm in arms.items()
+    }
+
+
+_POOLED = _pooled(
+    {
+        f"{name}-{changed}": {**VIEWS, **TAUGHT, **_DRAWN}[f"{name}-{changed}"]
+        for name in ("relabel", "ours")
+        for changed in ("views", "mean-teacher", "described")
+    }
+)
+_WITHOUT_LAST = {**ARMS, **KEPT, **VIEWS, **TAUGHT, **_LATER, **_DRAWN, **_POOLED}
 LAST = {
     f"{name}-last": _with_last(name)
     for name in ("real", "hard", "dakter", "selftrain", "relabel-views", "ours-views", *TAUGHT)
 }
 LATE = {f"{name}-last": _with_last(name) for name in _LATER}
 DRAWN = {f"{name}-last": _with_last(name) for name in _DRAWN}
+POOLED = {f"{name}-last": _with_last(name) for name in _POOLED}
 
 
 def base_of(name: str) -> str:
@@ -259,4 +288,4 @@ SEARCHED = {
     for name, arm in (("real", ARMS["real"]),)
     for steps in (1000, 3000)
 }
-ALL_ARMS = {**_WITHOUT_LAST, **ABLATIONS, **LAST, **LATE, **DRAWN, **SEARCHED}
+ALL_ARMS = {**_WITHOUT_LAST, **ABLATIONS, **LAST, **LATE, **DRAWN, **POOLED, **SEARCHED}

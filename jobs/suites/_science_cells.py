@@ -39,6 +39,7 @@ from jobs.suites._science_arms import ALL_ARMS, GENERATORS, Arm, Labels, SoftLab
 from jobs.suites._science_checkpoints import keep_checkpoint, latest
 from jobs.suites._science_images import BOUND, measured
 from jobs.suites._science_plan import Cell, Tier, data_name, generator_cell, generator_name, student_cell, student_name
+from jobs.suites._science_pooled import Pool
 from jobs.suites._science_scores import CHUNK, described, scored
 from jobs.train import training_data
 
@@ -264,14 +265,17 @@ class Workshop:
     # Students
 
     def _student_figures(self, arm_name: str, architecture: tuple[str, str], seed: int) -> dict[str, Any]:
-        corpus = self.corpus(self.tier.labels_of(ALL_ARMS[arm_name]), seed)
-        model = self.student(arm_name, architecture, seed)
+        arm = ALL_ARMS[arm_name]
+        labels = self.tier.labels_of(arm)
+        corpus, model = self.corpus(labels, seed), self.student(arm_name, architecture, seed)
         record = read_record(self._student_place(arm_name, architecture, seed))
         assert record is not None
+        pool = self._pool(arm, architecture, labels, seed) if arm.pools else None
         return {
             **{key: value for key, value in record["record"].items() if key != "identity"},
             "num_parameters": record["num_parameters"],
             **self._scored(lambda images: predict(model, images), corpus),
+            **({"pool": {"weights": pool.weights, **self._scored(pool, corpus)}} if pool else {}),
         }
 
     def _scored(self, predict: Predict, corpus: TileCorpus) -> dict[str, Any]:
@@ -324,15 +328,21 @@ class Workshop:
     def _stream(self, arm: Arm, architecture: tuple[str, str], labels: Labels, seed: int) -> SyntheticStream | None:
         """What fills its batches beside real pairs, of as many sources as the arm has."""
         parts: list[tuple[SyntheticStream, float]] = []
+        pool = self._pool(arm, architecture, labels, seed) if arm.pools else None
         if arm.generated:
             assert arm.generator
             generated = self.pairs(arm.generator, labels, seed)
-            soft = self._soft(arm.generated, generated, architecture, seed)
+            if pool:
+                soft = soft_to_stored(pool(generated["image"]))
+            else:
+                soft = self._soft(arm.generated, generated, architecture, seed)
             parts.append((array_stream(generated["image"], soft, seed), 1.0))
         if arm.real_unlabelled:
             images = self.corpus(labels, seed).read("unlabelled").images
             if arm.real_unlabelled == "teacher":
                 soft = self._taught(images, architecture, seed)
+            elif pool:
+                soft = soft_to_stored(pool(images))
             else:
                 assert arm.generator
                 soft = self.pairs(arm.generator, labels, seed)["unlabelled"]
@@ -351,6 +361,14 @@ class Workshop:
 
     def _taught(self, images: np.ndarray, architecture: tuple[str, str], seed: int) -> np.ndarray:
         return soft_to_stored(predict(self.student("real", architecture, seed), images))
+
+    def _pool(self, arm: Arm, architecture: tuple[str, str], labels: Labels, seed: int) -> Pool:
+        """Labels of an arm's generator and of the teacher together."""
+        assert arm.generator
+        pipeline, _ = self.model(arm.generator, labels, seed)
+        teacher = self.student("real", architecture, seed)
+        members = (self._readout(pipeline, seed), lambda images: predict(teacher, images))
+        return Pool.fit(members, self.corpus(labels, seed).read("val"))
 
     def _identity(self, cell: Cell) -> dict[str, Any]:
         return identity(self.tier, cell)

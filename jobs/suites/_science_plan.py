@@ -27,6 +27,7 @@ from jobs.suites._science_arms import (
     KEPT,
     LAST,
     LATE,
+    POOLED,
     SEARCHED,
     TAUGHT,
     VIEWS,
@@ -182,7 +183,7 @@ TIERS = {
     "scarce-cpu": replace(
         _SCARCE_CPU,
         seeds=tuple(range(8)),
-        arms=(*_SCARCE_CPU.arms, "hard", "dakter", *LAST, *DRAWN),
+        arms=(*_SCARCE_CPU.arms, "hard", "dakter", *LAST, *DRAWN, *POOLED),
         # and what images gain by descriptors, all else alike
         generators=(*_SCARCE_CPU.generators, "unlabelled-end", "unlabelled-described"),
         primary=("ours-chosen-last", "real"),
