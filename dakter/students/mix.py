@@ -21,6 +21,11 @@ class MixedStudentsConfig(StudentsConfig):
         ge=0,
         le=1,
     )
+    pooled_labels: bool = setting(
+        False,
+        "label those real images by the joint model and the students of real labels together, with the weights of the "
+        "least NLL on val; the control's search and students then come first",
+    )
 
     def share(self, *, with_labelled: bool) -> float:
         """Share of real images with a model's labels, in [0, 1].
@@ -29,8 +34,14 @@ class MixedStudentsConfig(StudentsConfig):
             with_labelled: there is a corpus of them.
 
         Raises:
-            ConfigError: a share is set, and there is none.
+            ConfigError: a share is set, or labels are to be pooled, and there is none or none of them is used.
         """
+        if self.pooled_labels and (not with_labelled or self.unlabelled_share == 0):
+            raise ConfigError(
+                "students.pooled_labels is true without labelled real images to learn from; make some with "
+                "jobs/label.py and give them as paths.labelled (the pipeline: --label true), with "
+                "students.unlabelled_share above 0, or leave the setting out"
+            )
         if not with_labelled:
             if self.unlabelled_share is not None:
                 raise ConfigError(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 # None: every label that the set has.
 Labels = int | None
-SoftLabel = Literal["last_step", "argmax", "readout", "teacher", "pool"]
+SoftLabel = Literal["last_step", "argmax", "readout", "teacher"]
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,9 @@ class Arm:
         what: in words, for the page.
         generator: name in GENERATORS, or None.
         generated: soft label of the generated images in its batches; None: no such rows. ``teacher`` is the student
-            of arm ``real`` with the same seed and architecture, ``pool`` the mean of its probabilities and p(y | x)
-            with the weights of the least NLL on val.
-        real_unlabelled: who labels the real unlabelled images in its batches; None: no such rows.
+            of arm ``real`` with the same seed and architecture.
+        real_unlabelled: who labels the real unlabelled images in its batches; None: no such rows. ``pool`` is the
+            mean of what generator and teacher say, with the weights of the least NLL on val.
         share: of a batch that is not real labelled pairs, parted equally between the two.
         num_labelled: real labels a sensor; "tier" as the tier says, None every one there is.
         student: student settings of its own.
@@ -138,8 +138,8 @@ class Arm:
 
     @property
     def pools(self) -> bool:
-        """Whether its labels are those of the generator and the teacher together."""
-        return "pool" in (self.generated, self.real_unlabelled)
+        """Whether generator and teacher together label the real unlabelled images in its batches."""
+        return self.real_unlabelled == "pool"
 
     @property
     def mixes(self) -> bool:
@@ -242,27 +242,14 @@ _DRAWN = {
     ),
 }
 
-
-def _pooled(arms: dict[str, Arm]) -> dict[str, Arm]:
-    """Arms of ours whose images are labelled by the generator and the teacher together, ``<name>-pooled``."""
-    return {
-        f"{name}-pooled": replace(
-            arm,
-            what=f"{arm.what}; labels pooled with those of the real teacher",
-            generated=arm.generated and "pool",
-            real_unlabelled="pool",
-        )
-        for name, arm in arms.items()
-    }
-
-
-_POOLED = _pooled(
-    {
-        f"{name}-{changed}": {**VIEWS, **TAUGHT, **_DRAWN}[f"{name}-{changed}"]
-        for name in ("relabel", "ours")
-        for changed in ("views", "mean-teacher", "described")
-    }
-)
+# Generator and real teacher err in different places: are both together the better labeller?
+_POOLED = {
+    f"{name}-pooled": replace(
+        arm, what=f"{arm.what}; real images labelled by generator and real teacher together", real_unlabelled="pool"
+    )
+    for name, arm in {**VIEWS, **TAUGHT, **_DRAWN}.items()
+    if arm.real_unlabelled and "rendered" not in name and "mapped" not in name
+}
 _WITHOUT_LAST = {**ARMS, **KEPT, **VIEWS, **TAUGHT, **_LATER, **_DRAWN, **_POOLED}
 LAST = {
     f"{name}-last": _with_last(name)

@@ -328,21 +328,17 @@ class Workshop:
     def _stream(self, arm: Arm, architecture: tuple[str, str], labels: Labels, seed: int) -> SyntheticStream | None:
         """What fills its batches beside real pairs, of as many sources as the arm has."""
         parts: list[tuple[SyntheticStream, float]] = []
-        pool = self._pool(arm, architecture, labels, seed) if arm.pools else None
         if arm.generated:
             assert arm.generator
             generated = self.pairs(arm.generator, labels, seed)
-            if pool:
-                soft = soft_to_stored(pool(generated["image"]))
-            else:
-                soft = self._soft(arm.generated, generated, architecture, seed)
+            soft = self._soft(arm.generated, generated, architecture, seed)
             parts.append((array_stream(generated["image"], soft, seed), 1.0))
         if arm.real_unlabelled:
             images = self.corpus(labels, seed).read("unlabelled").images
             if arm.real_unlabelled == "teacher":
                 soft = self._taught(images, architecture, seed)
-            elif pool:
-                soft = soft_to_stored(pool(images))
+            elif arm.pools:
+                soft = soft_to_stored(self._pool(arm, architecture, labels, seed)(images))
             else:
                 assert arm.generator
                 soft = self.pairs(arm.generator, labels, seed)["unlabelled"]

@@ -91,6 +91,11 @@ class _Page:
                 assert cell.architecture
                 for arm in (cell.arm, stands_for(cell, chosen)):
                     self._take(arm, cell, cell.architecture[0], scored)
+                if "pool" in scored:
+                    assert cell.generator
+                    name = segmenters.named_pool(cell.generator)
+                    if cell.seed not in self.students.get(name, {}):  # arms share it
+                        self._take(name, cell, cell.architecture[0], scored["pool"])
             elif cell.kind == "generator" and scored["segmenter"]:
                 for kind in (cell.generator, stands_for(cell, chosen)):
                     self._take(kind and segmenters.named(kind), cell, "segmenter", scored["segmenter"])
@@ -111,7 +116,7 @@ class _Page:
         rows = []
         names = [*self.tier.arms, *(name for name in self.students if name not in ALL_ARMS)]
         for name in names:
-            what = ALL_ARMS[name].what if name in ALL_ARMS else CHOSEN.get(name, "the generator itself as a segmenter")
+            what = ALL_ARMS[name].what if name in ALL_ARMS else CHOSEN.get(name, segmenters.described(name))
             arm = self.students.get(name)
             if arm is None:
                 rows.append([f"**{name}** ({what})", "open", *[""] * 6])

@@ -10,11 +10,24 @@ from dakter.evaluate.study import MIOU, Students, Study
 from jobs.suites import _science_text as text
 
 NAME = "p(y given x)"
+_POOLED = " with the real teacher"
 
 
 def named(generator: str) -> str:
     """Name of a generator's p(y|x) among the arms of a page."""
     return f"{NAME} of {generator}"
+
+
+def named_pool(generator: str) -> str:
+    """Name of a generator's p(y|x) pooled with the probabilities of the real teacher."""
+    return named(generator) + _POOLED
+
+
+def described(name: str) -> str:
+    """What a segmenter is, in words."""
+    if name.endswith(_POOLED):
+        return "both together as a segmenter, weights fitted on val"
+    return "the generator itself as a segmenter"
 
 
 def gains(study: Study, students: Mapping[str, Students[Scores]]) -> dict[str, Interval]:
