@@ -16,7 +16,7 @@ import torch
 
 from dakter import storage
 from dakter.data.tiles import TileCorpus
-from dakter.errors import ConfigError, ConflictError
+from dakter.errors import ConflictError
 from dakter.evaluate.calibration import proper_sums
 from dakter.evaluate.pooling import fit_weights, pooled
 from dakter.schema import soft_from_stored, soft_to_stored
@@ -60,17 +60,11 @@ class Pooling:
         """Check what can be told before any student is trained.
 
         Raises:
-            ConfigError: images are too many to be held in memory.
             ConflictError: another model labelled them, or the model is not of these tiles.
             DataError, IntegrityError: no model is there, or it was altered.
         """
         assert mix.labelled, "MixedStudentsConfig.share refused the settings otherwise"
         labelled = next(source for source, _ in sources if source.url == mix.labelled.url)
-        if labelled.pairs is None:
-            raise ConfigError(
-                f"students.pooled_labels is true and {labelled.url} is larger than students.corpus_memory_mb; expected "
-                "room for all of it: raise students.corpus_memory_mb, or leave it out"
-            )
         sampler = mix.labelled.identity["sampler"]
         made = cls(model, int(sampler["evaluations"]), seed, tiles.url, labelled, record)
         digest = made._joint_model().model_digest

@@ -34,7 +34,7 @@ from jobs._cli import Job, JobSettings, Plan, Stop, main
 from jobs._context import current
 from jobs._ray import RayConfig, beside_driver, session, wait_for_resources
 from jobs._redone import Tally, total
-from jobs._sources import Mix
+from jobs._sources import Mix, check_pooled
 
 log = logging.getLogger("dakter.jobs.distill")
 
@@ -90,6 +90,7 @@ def run(settings: DistillSettings, stop: Stop) -> Mapping[str, Any]:
     if storage.exists(finished):
         return {**storage.read_json(finished)["figures"], "already_done": True}
     mix.check_samples()
+    check_pooled(settings.students, tiles)
     check_rows(mix.share, settings.sweep.synthetic_share, settings.students.batch_size)
     search.check(settings.sweep, settings.students, bands=len(manifest.bands), size_px=manifest.tile_px)
     storage.check_writable(folder)

@@ -120,7 +120,7 @@ def test_weights_that_stand_are_taken_over(mixed_sources: dict[str, str], tmp_pa
 def test_what_cannot_be_pooled_is_refused_before_a_student_is_trained(
     mixed_sources: dict[str, str], tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="corpus_memory_mb; expected room for all of it"):
+    with pytest.raises(ConfigError, match=r"take 0\.0352 MB decoded; expected at most students\.corpus_memory_mb, 0"):
         JOB.run(pooled_settings(mixed_sources, tmp_path / "a", **{"students.corpus_memory_mb": 0}), Stop())
     another = put_model_for(tmp_path / "model", mixed_sources["tiles"], dihedral=True)
     with pytest.raises(ConflictError, match=r"not of these tiles:(?s:.*)or leave students.pooled_labels out"):
