@@ -2,8 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 RUN := $(VENV)/bin/python
-# Tests without clusters: two at a time. The others have processes enough of their own.
-APART := tests/corpus tests/data tests/diffusion tests/evaluate tests/report tests/students
+# Two files at a time: tests with a cluster wait more than they compute.
+TESTS := $(RUN) -m pytest -n 2 --dist loadfile
 
 .PHONY: demo test test-all check clean
 
@@ -11,12 +11,10 @@ demo: $(VENV)/installed  ## the whole job on simulated scenes, with a report at 
 	$(RUN) jobs/pipeline.py --preset demo
 
 test: check  ## style, types and the tests: about 40 minutes on two cores
-	$(RUN) -m pytest -m "not slow and not gpu and not realdata" -n 2 --dist loadfile $(APART)
-	$(RUN) -m pytest -m "not slow and not gpu and not realdata" $(APART:%=--ignore=%)
+	$(TESTS) -m "not slow and not gpu and not realdata"
 
 test-all: check  ## everything that can run here; DAKTER_SOS_ROOT and DAKTER_OSD_ROOT add the real-data tests
-	$(RUN) -m pytest -m "not gpu" -n 2 --dist loadfile $(APART)
-	$(RUN) -m pytest -m "not gpu" $(APART:%=--ignore=%)
+	$(TESTS) -m "not gpu"
 
 check: $(VENV)/installed
 	$(VENV)/bin/ruff check .

@@ -34,6 +34,8 @@ _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _OWN_WORD = (0, 1, 2, 3, 4)
 _POLL_S = 1.0
 _FIRST_PATIENCE_S = 20.0  # a wrong address or token does not mend itself
+# A head that has just started answers before the agent that starts jobs is there; Ray's words for it.
+_NO_AGENT, _AGENT_PATIENCE_S = "No available agent", 60.0
 
 
 class SubmissionConfig(Config):
@@ -149,6 +151,7 @@ class Cluster:
 
     def _begin(self, stage: str, settings: str, computes: bool, gpus: float) -> Submission:
         """The running submission of the stage, or a new one."""
+        deadline = time.monotonic() + min(self._settings.patience_s, _AGENT_PATIENCE_S)
         while True:
             earlier = [one for one in self.submissions() if one.stage == stage]
             if earlier and not earlier[-1].ended:
@@ -169,6 +172,10 @@ class Cluster:
             except (RuntimeError, ConnectionError) as error:
                 # Another pipeline may have been first, or the answer was lost: what stands tells.
                 if name in {one.id for one in self.submissions()}:
+                    continue
+                if _NO_AGENT in str(error) and time.monotonic() < deadline:
+                    log.warning("%s: not submitted, the cluster has no agent for it yet; again in 2 s", stage)
+                    time.sleep(2.0)
                     continue
                 raise DakterError(f"{stage}: the cluster refused the submission ({error})") from error
             log.info("%s: submitted as %s", stage, name)

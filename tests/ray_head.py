@@ -90,6 +90,9 @@ def start_head() -> Iterator[Head]:
                 str(dashboard_port),
                 "--ray-client-server-port",
                 str(free_port()),
+                # Jobs are submitted through this agent: at its usual port it would be in the way of another Ray's.
+                "--dashboard-agent-listen-port",
+                str(free_port()),
                 "--num-cpus",
                 "6",
                 "--temp-dir",

@@ -52,6 +52,33 @@ def test_running_with_other_settings_is_refused_with_their_names(tmp_path: Path)
         _submission._check_same(running, here)
 
 
+class NoAgentYet:
+    """A job server without an agent for the first calls: a head in its first seconds, which no test can time."""
+
+    def __init__(self, refusals: int):
+        self.refusals, self.asked = refusals, 0
+
+    def list_jobs(self) -> list[Any]:
+        return []
+
+    def submit_job(self, **about: Any) -> None:
+        self.asked += 1
+        if self.asked <= self.refusals:
+            raise RuntimeError("Request failed with status code 500: No available agent to submit job, please try ...")
+
+
+def test_a_head_without_an_agent_is_asked_again_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(10**6))
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
+    late, never = NoAgentYet(3), NoAgentYet(10**6)
+    found = _submission.Cluster(late, "r", _submission.SubmissionConfig())._begin("train", "settings.yaml", True, 0.0)
+    assert (found.id, late.asked) == ("dakter-r-train-1", 4)
+    with pytest.raises(DakterError, match="train: the cluster refused the submission"):
+        _submission.Cluster(never, "r", _submission.SubmissionConfig())._begin("train", "settings.yaml", True, 0.0)
+    assert 4 < never.asked < 60
+
+
 def test_documented_variables_travel_from_outside_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
