@@ -109,12 +109,14 @@ def test_pooled_labels_stand_in_place_of_those_of_the_real_images_alone(mixed_so
 def test_weights_that_stand_are_taken_over(mixed_sources: dict[str, str], tmp_path: Path) -> None:
     pooling = pooling_of(mixed_sources, tmp_path)
     val = TileCorpus.open(mixed_sources["tiles"]).read("val")
-    storage.put_json(pooling.record, {"weights": {"joint-model": 1.0, "real": 0.0}, "val_nll": {}})
+    storage.put_json(pooling.record, {"weights": {"joint-model": 0.25, "real": 0.75}, "val_nll": {}})
     assert pooling.labelled.pairs
     config = StudentConfig(architecture="FPN", encoder="tu-mobilenetv3_small_100")
     save_student(student := str(tmp_path / "student"), build(config, 1, 5), config, 1, 5, {})
     found = pooling.labels([student], LabelledArrays(val.images, val.labels), 1, "cpu")
-    assert (found.soft == pooling.labelled.pairs[1]).all()
+    images, soft = pooling.labelled.pairs
+    members = [soft_from_stored(soft).numpy(), predict(load_student(student).model, images)]
+    assert np.array_equal(found.soft, soft_to_stored(pooled(members, [0.25, 0.75])))
 
 
 def test_what_cannot_be_pooled_is_refused_before_a_student_is_trained(
