@@ -241,22 +241,23 @@ _DRAWN = {
         generated="last_step",
     ),
 }
-
+_RARE = _ours_with("rare1", "classes weighed by how rare they are in the generator's label loss", ("relabel", "ours"))
 # Generator and real teacher err in different places: are both together the better labeller?
 _POOLED = {
     f"{name}-pooled": replace(
         arm, what=f"{arm.what}; real images labelled by generator and real teacher together", real_unlabelled="pool"
     )
-    for name, arm in {**VIEWS, **TAUGHT, **_DRAWN}.items()
+    for name, arm in {**VIEWS, **TAUGHT, **_DRAWN, **_RARE}.items()
     if arm.real_unlabelled and "rendered" not in name and "mapped" not in name
 }
-_WITHOUT_LAST = {**ARMS, **KEPT, **VIEWS, **TAUGHT, **_LATER, **_DRAWN, **_POOLED}
+_WITHOUT_LAST = {**ARMS, **KEPT, **VIEWS, **TAUGHT, **_LATER, **_DRAWN, **_RARE, **_POOLED}
 LAST = {
     f"{name}-last": _with_last(name)
     for name in ("real", "hard", "dakter", "selftrain", "relabel-views", "ours-views", *TAUGHT)
 }
 LATE = {f"{name}-last": _with_last(name) for name in _LATER}
 DRAWN = {f"{name}-last": _with_last(name) for name in _DRAWN}
+RARE = {f"{name}-last": _with_last(name) for name in _RARE}
 POOLED = {f"{name}-last": _with_last(name) for name in _POOLED}
 
 
@@ -275,4 +276,4 @@ SEARCHED = {
     for name, arm in (("real", ARMS["real"]),)
     for steps in (1000, 3000)
 }
-ALL_ARMS = {**_WITHOUT_LAST, **ABLATIONS, **LAST, **LATE, **DRAWN, **POOLED, **SEARCHED}
+ALL_ARMS = {**_WITHOUT_LAST, **ABLATIONS, **LAST, **LATE, **DRAWN, **RARE, **POOLED, **SEARCHED}

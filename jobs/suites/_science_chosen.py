@@ -15,7 +15,7 @@ CHOICES = ("views", "mean-teacher")
 CHOSEN = {
     f"{name}-chosen{kept}": " and ".join(f"{name}-{choice}{kept}" for choice in CHOICES)
     + ", whichever has the generator of the lower NLL on val"
-    for kept in ("", "-last")
+    for kept in ("", "-last", "-pooled-last")
     for name in ("ours", "relabel")
 }
 _GENERATOR = "unlabelled"

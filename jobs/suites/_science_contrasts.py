@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobs.suites._science_arms import ABLATIONS, DRAWN, KEPT, LAST, POOLED, TAUGHT, VIEWS, base_of
+from jobs.suites._science_arms import ABLATIONS, DRAWN, KEPT, LAST, POOLED, RARE, TAUGHT, VIEWS, base_of
 from jobs.suites._science_chosen import CHOICES
 
 _RIVALS = ("real", "selftrain", "dakter", "hard", "real-last", "selftrain-last", "dakter-last", "hard-last")
@@ -38,7 +38,13 @@ CONTRASTS = (
     ("ours-rendered-last", "ours-described-last"),
     *((f"ours-{drawn}-last", "relabel-described-last") for drawn in ("described", "rendered", "mapped")),
     *((name, "real") for name in DRAWN),
+    *((name, other) for name in RARE for other in ("real", "selftrain")),
     *((name, other) for name in POOLED for other in ("real", "selftrain", name.replace("-pooled", ""))),
+    *(
+        (f"{ours}-chosen-pooled-last", other)
+        for ours in ("ours", "relabel")
+        for other in ("real", "selftrain", f"{ours}-chosen-last")
+    ),
     ("selftrain-last", "real-last"),
     *((name, name.removesuffix("-last")) for name in (*LAST, "ours-chosen-last", "relabel-chosen-last")),
     *((name, base_of(name)) for name in ABLATIONS),

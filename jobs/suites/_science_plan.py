@@ -28,6 +28,7 @@ from jobs.suites._science_arms import (
     LAST,
     LATE,
     POOLED,
+    RARE,
     SEARCHED,
     TAUGHT,
     VIEWS,
@@ -107,6 +108,8 @@ _HEADLINE = Tier(
     seeds=(0, 1, 2),
     arms=tuple(ARMS),
 )
+# Arms of the generators that val chooses among, whose real images the real teacher labels too.
+_OF_CHOICES = tuple(name for name in POOLED if any(f"-{choice}-" in name for choice in ("views", "mean-teacher")))
 # Ten labelled images a sensor: where labels are truly scarce, do soft labels pay? Which ten they are decides most, so
 # many draws of them: settings were found with 0 to 4 (tier scarce-cpu), none with the others. Weights of students are
 # averaged, which makes their scores less a matter of luck.
@@ -118,9 +121,11 @@ _SCARCE = replace(
     students=StudentsConfig(steps=2000, evaluate_every=100, precision="bf16", ema_decay=0.99),
     architectures=_HEADLINE.architectures[:1],
     seeds=tuple(range(10)),
-    arms=("real", "hard", "dakter", "selftrain", *LAST, *LATE, "real-all"),
+    arms=("real", "hard", "dakter", "selftrain", *LAST, *LATE, *_OF_CHOICES, "real-all"),
     primary=("ours-chosen-last", "real"),
 )
+# Arms whose generator weighs its classes: where some are rare.
+_OF_RARE = (*RARE, *(name for name in POOLED if "rare" in name))
 # Five classes, masks that are exact, and the true share of every class in every pixel.
 _SIM = replace(
     _HEADLINE,
@@ -144,6 +149,7 @@ _SIM = replace(
         "selftrain-last",
         "relabel-mean-teacher-last",
         "ours-mean-teacher-last",
+        *_OF_RARE,
     ),
     primary=("ours-mean-teacher-last", "real"),
 )
@@ -183,7 +189,7 @@ TIERS = {
     "scarce-cpu": replace(
         _SCARCE_CPU,
         seeds=tuple(range(8)),
-        arms=(*_SCARCE_CPU.arms, "hard", "dakter", *LAST, *DRAWN, *POOLED),
+        arms=(*_SCARCE_CPU.arms, "hard", "dakter", *LAST, *DRAWN, *(name for name in POOLED if name not in _OF_RARE)),
         # and what images gain by descriptors, all else alike
         generators=(*_SCARCE_CPU.generators, "unlabelled-end", "unlabelled-described"),
         primary=("ours-chosen-last", "real"),
@@ -194,7 +200,11 @@ TIERS = {
         arms=("real", "dakter", "ours", "real-all", *ABLATIONS, *KEPT, *VIEWS, *TAUGHT),
     ),
     "sim": _SIM,
-    "sim-cpu": replace(_SIM_CPU, generators=(*_SIM_CPU.generators, "unlabelled-rare0.5", "unlabelled-rare1")),
+    "sim-cpu": replace(
+        _SIM_CPU,
+        generators=(*_SIM_CPU.generators, "unlabelled-rare0.5", "unlabelled-rare1"),
+        arms=(*_SIM_CPU.arms, *_OF_RARE),
+    ),
     # The paper's tile size and every label, steps for a GPU; its network is not known. Not run so far.
     "paper": replace(
         _HEADLINE,
