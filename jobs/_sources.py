@@ -188,9 +188,7 @@ class Mix:
 
     def students(self, students: MixedStudentsConfig) -> dict[str, Any]:
         """The settings of the students as the sweep keeps them: with the share that was meant."""
-        kept = {**students.dump(), **({"unlabelled_share": self.share} if self.labelled else {})}
-        # A sweep made before labels could be pooled is one without.
-        return kept if students.pooled_labels else {key: kept[key] for key in kept if key != "pooled_labels"}
+        return {**students.dump(), **({"unlabelled_share": self.share} if self.labelled else {})}
 
     def check_samples(self) -> None:
         """Raise DataError if a corpus that is used has no sample."""

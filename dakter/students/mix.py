@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from dakter.config import setting
 from dakter.errors import ConfigError
 from dakter.students.search import Range
@@ -13,6 +15,8 @@ _DEFAULT = 0.5
 
 class MixedStudentsConfig(StudentsConfig):
     """What all students share, with how the two sources are mixed."""
+
+    later: ClassVar[tuple[str, ...]] = (*StudentsConfig.later, "pooled_labels")
 
     unlabelled_share: float | None = setting(
         None,
