@@ -60,13 +60,7 @@ class JointModel:
 
 
 def open_joint_model(
-    url: str,
-    tiles: Mapping[str, Any],
-    class_names: Sequence[str],
-    *,
-    evaluations: int,
-    seed: int,
-    otherwise: str = "leave the joint model out (evaluate.joint_model false)",
+    url: str, tiles: Mapping[str, Any], class_names: Sequence[str], *, evaluations: int, seed: int
 ) -> JointModel | None:
     """The joint model at ``url`` as a segmenter; None if it was trained in mode joint, where p(y | x) is of no use.
 
@@ -75,7 +69,6 @@ def open_joint_model(
         tiles: manifest, as JSON, of the tiles that it must have learned from.
         class_names: of those tiles.
         evaluations, seed: see ``JointDiffusionPipeline.packaged``.
-        otherwise: what to do without it, for the errors.
 
     Raises:
         DataError: no model is there.
@@ -87,7 +80,7 @@ def open_joint_model(
     if not storage.exists(storage.join(url, "model.json")):
         raise DataError(
             f"{url}: no joint model (no model.json); expected the one that jobs/train.py left: run it, mend "
-            f"paths.model, or {otherwise}"
+            "paths.model, or leave the joint model out (evaluate.joint_model false)"
         )
     opened = open_model(url)
     config = opened.pipeline.config
@@ -109,7 +102,7 @@ def open_joint_model(
     if differences:
         raise ConflictError(
             f"{url}: the joint model is not of these tiles:\n{listing(differences)}\nMend paths.model or paths.tiles, "
-            f"or {otherwise}"
+            "or leave the joint model out (evaluate.joint_model false)"
         )
     return JointModel(opened.pipeline.packaged(evaluations, seed), opened.digest)
 

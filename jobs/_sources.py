@@ -94,19 +94,6 @@ def in_memory(reader: CorpusReader, most_mb: int) -> tuple[np.ndarray, np.ndarra
     return reader.sample(reader.indices)
 
 
-def check_pooled(students: MixedStudentsConfig, tiles: TileCorpus) -> None:
-    """Raise ConfigError if labels are to be pooled and the labelled images are too many to be held in memory."""
-    manifest = tiles.manifest
-    values = manifest.tile_px**2 * (len(manifest.bands) + len(manifest.class_table))
-    size_mb = manifest.counts.get("unlabelled", 0) * values / 2**20
-    if students.pooled_labels and size_mb > students.corpus_memory_mb:
-        raise ConfigError(
-            f"students.pooled_labels is true, and the unlabelled tiles of {tiles.url} with their labels take "
-            f"{size_mb:.3g} MB decoded; expected at most students.corpus_memory_mb, {students.corpus_memory_mb}: raise "
-            "it, or leave students.pooled_labels out"
-        )
-
-
 @dataclass(frozen=True)
 class Mix:
     """The corpora of the distilled arm.

@@ -131,7 +131,7 @@ class Cluster:
             ConflictError: it is running with other settings.
         """
         for start in range(1, self._settings.max_attempts + 1):
-            submission = self._begin(stage, settings, computes, gpus)
+            submission = self._begin(stage, settings, computes, gpus, stop)
             ended = self._follow(submission, stop)
             if ended is not None and (ended.state != "FAILED" or ended.exit_status in _OWN_WORD):
                 _raise_for(ended)
@@ -149,7 +149,7 @@ class Cluster:
     def _attempts(self) -> int:
         return self._settings.max_attempts
 
-    def _begin(self, stage: str, settings: str, computes: bool, gpus: float) -> Submission:
+    def _begin(self, stage: str, settings: str, computes: bool, gpus: float, stop: Callable[[], bool]) -> Submission:
         """The running submission of the stage, or a new one."""
         deadline = time.monotonic() + min(self._settings.patience_s, _AGENT_PATIENCE_S)
         while True:
@@ -173,7 +173,7 @@ class Cluster:
                 # Another pipeline may have been first, or the answer was lost: what stands tells.
                 if name in {one.id for one in self.submissions()}:
                     continue
-                if _NO_AGENT in str(error) and time.monotonic() < deadline:
+                if _NO_AGENT in str(error) and time.monotonic() < deadline and not stop():
                     log.warning("%s: not submitted, the cluster has no agent for it yet; again in 2 s", stage)
                     time.sleep(2.0)
                     continue

@@ -1,7 +1,6 @@
 """Search, freeze, train again: students from real labels alone (the control) and from real and generated pairs.
 
-The latter may have real unlabelled images with the joint model's labels beside generated pairs, or in place of them;
-``students.pooled_labels`` pools those labels with what the control's students say.
+The latter may have real unlabelled images with the joint model's labels beside generated pairs, or in place of them.
 
 Both arms get the same number of trials on the same schedule, steered by val mIoU alone; the best settings of each are
 frozen and trained afresh with several seeds. Test is never read here.
@@ -10,11 +9,10 @@ frozen and trained afresh with several seeds. Test is never read here.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,7 +32,7 @@ from jobs._cli import Job, JobSettings, Plan, Stop, main
 from jobs._context import current
 from jobs._ray import RayConfig, beside_driver, session, wait_for_resources
 from jobs._redone import Tally, total
-from jobs._sources import Mix, check_pooled
+from jobs._sources import Mix
 
 log = logging.getLogger("dakter.jobs.distill")
 
@@ -53,17 +51,14 @@ def plan(settings: DistillSettings) -> Plan:
     share = students.share(with_labelled=paths.labelled is not None)
     accepted = f", the samples of {paths.accept} alone" if paths.accept else ""
     generated, labelled = f"{settings.place('corpus')}: every committed shard{accepted}", f"{paths.labelled}: likewise"
-    rows = f"{share:g} of the rows that are no real labelled pairs from {paths.labelled}"
-    pools = students.pooled_labels
     return Plan(
         reads=[
             f"{settings.place('tiles')}: train and val",
             *([generated] if share < 1 else []),
             *([labelled] if paths.labelled else []),
-            *([f"model {settings.place('model')}, to weigh its labels on val"] if pools else []),
         ],
         computes=[
-            *([f"{rows}{', with labels pooled with those of the students of real' if pools else ''}"] if share else []),
+            *([f"{share:g} of the rows that are no real labelled pairs from {paths.labelled}"] if share else []),
             f"{sweep.num_trials} trials of up to {students.steps} steps for each of {', '.join(ARMS)}",
             f"stopped early from step {sweep.grace_steps} on; {settings.ray.trial_workers} at a time",
             f"then {students.num_seeds} students of {students.steps} steps for each arm",
@@ -72,7 +67,6 @@ def plan(settings: DistillSettings) -> Plan:
             f"{folder}/tune/<arm>: state of the search",
             f"{folder}/search-<arm>.json",
             f"{folder}/students/<arm>-seed<k>/",
-            *([f"{folder}/pool.json"] if pools else []),
             f"{folder}/sweep.json: last",
         ],
     )
@@ -90,7 +84,6 @@ def run(settings: DistillSettings, stop: Stop) -> Mapping[str, Any]:
     if storage.exists(finished):
         return {**storage.read_json(finished)["figures"], "already_done": True}
     mix.check_samples()
-    check_pooled(settings.students, tiles)
     check_rows(mix.share, settings.sweep.synthetic_share, settings.students.batch_size)
     search.check(settings.sweep, settings.students, bands=len(manifest.bands), size_px=manifest.tile_px)
     storage.check_writable(folder)
@@ -102,23 +95,32 @@ def run(settings: DistillSettings, stop: Stop) -> Mapping[str, Any]:
         needs, timeout_s = settings.ray.trial_needs, settings.ray.start_timeout_s
         wait_for_resources(ray, needs, 1, timeout_s=timeout_s, stop=stop, wish=settings.ray.trial_workers)
         from jobs._book import Book
-        from jobs._pooled import Pooling, on_worker
         from jobs._sweep import Final, SweepData, Work, run_finals
 
-        students, sources = settings.students, mix.sources(settings.students.corpus_memory_mb)
-        pooling = None
-        if students.pooled_labels:
-            record = storage.join(folder, "pool.json")
-            pooling = Pooling.open(settings.place("model"), mix, sources, tiles, seed=students.seed, record=record)
-        train, val = (_arrays(tiles.read(split)) for split in ("train", "val"))
-        data = SweepData(train, val, len(manifest.class_table), () if pooling else sources)
+        data = SweepData(
+            _arrays(tiles.read("train")),
+            _arrays(tiles.read("val")),
+            len(manifest.class_table),
+            mix.sources(settings.students.corpus_memory_mb),
+        )
         reference, tally = ray.put(data), beside_driver(ray, Tally)
         gpu = settings.ray.trial_gpus > 0
         works = {
-            arm: Work(reference, tally, students, settings.sweep, arm, folder, settings.ray.trial_cpus, gpu, current())
+            arm: Work(
+                reference,
+                tally,
+                settings.students,
+                settings.sweep,
+                arm,
+                folder,
+                settings.ray.trial_cpus,
+                gpu,
+                current(),
+            )
             for arm in ARMS
         }
         book = Book(tracker, sweep_id, parent.id, folder, data, manifest, identity, tiles.url, mix.inputs())
+        searches = {arm: _search(work, book, settings, stop) for arm, work in works.items()}
         facts = {
             **lineage,
             "class_names": list(manifest.class_table.names),
@@ -126,8 +128,12 @@ def run(settings: DistillSettings, stop: Stop) -> Mapping[str, Any]:
             "value_range": list(manifest.value_range),
             "tile_px": manifest.tile_px,
         }
-        progress = Progress(log, "final students", students.num_seeds * len(ARMS), "students", every_s=5.0)
-        searches: dict[str, dict[str, Any]] = {}
+        finals = [
+            Final(works[arm], load(StudentConfig, searches[arm]["best"]), number, facts)
+            for number in range(settings.students.num_seeds)
+            for arm in ARMS
+        ]
+        progress = Progress(log, "final students", len(finals), "students", every_s=5.0)
         rows: dict[str, dict[str, Any]] = {}
 
         def done(final: Final) -> None:
@@ -136,36 +142,16 @@ def run(settings: DistillSettings, stop: Stop) -> Mapping[str, Any]:
             rows[final.id] = book.final(final.id, record)
             progress.advance(note=f"{final.id} val mIoU {record['record']['val_miou']:.4f}")
 
-        def train_arms(arms: Sequence[Arm]) -> list[str]:
-            """Search and final students of some arms; returns where the latter are."""
-            searches.update({arm: _search(works[arm], book, settings, stop) for arm in arms})
-            finals = [
-                Final(works[arm], load(StudentConfig, searches[arm]["best"]), number, facts)
-                for number in range(students.num_seeds)
-                for arm in arms
-            ]
-            run_finals(finals, settings.ray, stop, done)
-            return [final.url for final in finals]
-
-        pool: dict[str, Any] = {}
-        if pooling:
-            pooled = on_worker(ray, pooling, train_arms(["real"]), val, settings.ray, stop)
-            own = dataclasses.replace(data, sources=pooled.within(sources, pooling.labelled))
-            works["distilled"] = dataclasses.replace(works["distilled"], data_reference=ray.put(own))
-            parent.metrics(pool := pooled.figures())
-            train_arms(["distilled"])
-        else:
-            train_arms(ARMS)
+        run_finals(finals, settings.ray, stop, done)
     arms: dict[str, dict[str, Any]] = {
         arm: {
             "best": searches[arm]["best"],
             "search": searches[arm]["search"],
-            "students": [rows[f"{arm}-seed{number}"] for number in range(settings.students.num_seeds)],
+            "students": [rows[final.id] for final in finals if final.work.arm == arm],
         }
         for arm in ARMS
     }
-    seconds = {arm: found["seconds"] for arm, found in searches.items()}
-    figures = _figures(arms, seconds, len(data.train.images)) | mix.figures() | pool
+    figures = _figures(arms, {arm: searches[arm]["seconds"] for arm in ARMS}, len(data.train.images)) | mix.figures()
     if figures["num_restarts"]:
         log.info("distill: %(num_restarts)d lost workers; %(steps_redone)d steps were done again", figures)
     parent.metrics({f"{arm}/best_val_miou": arms[arm]["search"]["best_val_miou"] for arm in ARMS})

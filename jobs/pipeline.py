@@ -26,7 +26,7 @@ from jobs._label_maps import check_label
 from jobs._model_sampler import LABELLING, RENDERING, check_mode
 from jobs._ray import session
 from jobs._report import write_report
-from jobs._sources import check_pooled, share_of
+from jobs._sources import share_of
 from jobs._standing import lines, standing
 from jobs._submission import Cluster, SubmissionConfig, on_cluster, put_settings
 from jobs._tile_labeller import check_tiles
@@ -173,7 +173,6 @@ def _check_settings(settings: PipelineSettings) -> None:
 def _check_with_tiles(settings: PipelineSettings) -> None:
     """What can be told once tiles are there, hours before it matters: floors name classes, there is what to label."""
     tiles = TileCorpus.open(settings.place("tiles"))
-    check_pooled(settings.students, tiles)
     if settings.label:
         check_tiles(tiles)
     table = tiles.manifest.class_table

@@ -60,7 +60,7 @@ def make_sources(root: Path, num_unlabelled: int = 0) -> dict[str, str]:
     if num_unlabelled:
         places |= {"model": str(root / "model"), "labelled": str(root / "labelled")}
         what: dict[str, Any] = {"size_px": 32, "bands": tiles.manifest.bands, "value_range": tiles.manifest.value_range}
-        put_untrained_model(places["model"], {"identity": {"tiles_digest": tiles.manifest.digest}}, **what)
+        put_untrained_model(places["model"], {}, **what)
         labeller = TileLabeller(places["model"], places["tiles"], 2, 4, "fp32", 0, 1, "cpu")
         layout = Layout.begin(places["labelled"], CorpusConfig(samples_per_shard=4).identity(labeller))
         layout.grow(shards := layout.num_shards(num_unlabelled))

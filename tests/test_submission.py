@@ -71,12 +71,19 @@ def test_a_head_without_an_agent_is_asked_again_for_a_while(monkeypatch: pytest.
     clock = iter(range(10**6))
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
-    late, never = NoAgentYet(3), NoAgentYet(10**6)
-    found = _submission.Cluster(late, "r", _submission.SubmissionConfig())._begin("train", "settings.yaml", True, 0.0)
-    assert (found.id, late.asked) == ("dakter-r-train-1", 4)
+    late, never, stopped = NoAgentYet(3), NoAgentYet(10**6), NoAgentYet(10**6)
+
+    def begin(server: NoAgentYet, *, stop: bool = False) -> Submission:
+        cluster = _submission.Cluster(server, "r", SubmissionConfig())
+        return cluster._begin("train", "settings.yaml", True, 0.0, lambda: stop)
+
+    assert (begin(late).id, late.asked) == ("dakter-r-train-1", 4)
     with pytest.raises(DakterError, match="train: the cluster refused the submission"):
-        _submission.Cluster(never, "r", _submission.SubmissionConfig())._begin("train", "settings.yaml", True, 0.0)
+        begin(never)
     assert 4 < never.asked < 60
+    with pytest.raises(DakterError, match="train: the cluster refused the submission"):
+        begin(stopped, stop=True)
+    assert stopped.asked == 1
 
 
 def test_documented_variables_travel_from_outside_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:

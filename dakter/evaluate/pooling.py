@@ -1,7 +1,8 @@
 """Several models' probabilities as one: a linear opinion pool (Stone 1961), its weights fitted on val.
 
-A joint model's p(y|x) and a segmenter of real labels alone err in different places: their weighted mean is the better
-soft label, and stays a distribution over classes.
+A joint model's p(y|x) and a segmenter of real labels alone err in different places, so their weighted mean may be the
+better soft label; it stays a distribution over classes. Where val has steered a member before (its weights, its
+settings), that member looks better there than it is, and weighs too much.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def pooled(members: Sequence[np.ndarray], weights: Sequence[float] | np.ndarray)
         DataError: shapes differ, or weights are no distribution over the members.
     """
     _check_shapes(members)
-    if len(weights) != len(members) or min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
+    if len(weights) != len(members) or not (min(weights) >= 0 and abs(sum(weights) - 1) <= 1e-6):
         raise DataError(
             f"weights {[float(w) for w in weights]} for {len(members)} members; expected one each, at least 0, "
             "summing to 1"

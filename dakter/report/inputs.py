@@ -141,10 +141,8 @@ class ReportInputs:
 
     def beside(self) -> str:
         """What the distilled arm has beside real labels, in words."""
-        figures = self.sweep.get("figures", {})
-        share, control = figures.get("unlabelled_share") or 0, figures.get("pool_weights_real")
-        who = "the model" if control is None else f"the model ({1 - control:.2f}) and the control ({control:.2f})"
-        words = (["generated pairs"] if share < 1 else []) + ([f"real images that {who} labelled"] if share else [])
+        share = self.sweep.get("figures", {}).get("unlabelled_share") or 0
+        words = (["generated pairs"] if share < 1 else []) + (["real images that the model labelled"] if share else [])
         return " and ".join(words)
 
     def primary_contrast(self) -> Mapping[str, Any] | None:

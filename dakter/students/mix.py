@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from dakter.config import setting
 from dakter.errors import ConfigError
 from dakter.students.search import Range
@@ -16,19 +14,12 @@ _DEFAULT = 0.5
 class MixedStudentsConfig(StudentsConfig):
     """What all students share, with how the two sources are mixed."""
 
-    later: ClassVar[tuple[str, ...]] = (*StudentsConfig.later, "pooled_labels")
-
     unlabelled_share: float | None = setting(
         None,
         "of the rows that are no real labelled pairs, the share of real images with the model's labels "
         "(paths.labelled); 0: generated pairs alone, 1: none of them; null: 0.5 if there is such a corpus",
         ge=0,
         le=1,
-    )
-    pooled_labels: bool = setting(
-        False,
-        "label those real images by the joint model and the students of real labels together, with the weights of the "
-        "least NLL on val; the control's search and students then come first",
     )
 
     def share(self, *, with_labelled: bool) -> float:
@@ -38,14 +29,8 @@ class MixedStudentsConfig(StudentsConfig):
             with_labelled: there is a corpus of them.
 
         Raises:
-            ConfigError: a share is set, or labels are to be pooled, and there is none or none of them is used.
+            ConfigError: a share is set, and there is none.
         """
-        if self.pooled_labels and (not with_labelled or self.unlabelled_share == 0):
-            raise ConfigError(
-                "students.pooled_labels is true without labelled real images to learn from; make some with "
-                "jobs/label.py and give them as paths.labelled (the pipeline: --label true), with "
-                "students.unlabelled_share above 0, or leave the setting out"
-            )
         if not with_labelled:
             if self.unlabelled_share is not None:
                 raise ConfigError(

@@ -248,7 +248,7 @@ _POOLED = {
         arm, what=f"{arm.what}; real images labelled by generator and real teacher together", real_unlabelled="pool"
     )
     for name, arm in {**VIEWS, **TAUGHT, **_DRAWN, **_RARE}.items()
-    if arm.real_unlabelled and "rendered" not in name and "mapped" not in name
+    if arm.real_unlabelled and arm.generator != "unlabelled-rendered"
 }
 _WITHOUT_LAST = {**ARMS, **KEPT, **VIEWS, **TAUGHT, **_LATER, **_DRAWN, **_RARE, **_POOLED}
 LAST = {

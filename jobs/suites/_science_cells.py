@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from dakter import storage
-from dakter.config import differences, digest_json
 from dakter.data.build import prepare
 from dakter.data.tiles import TileCorpus
 from dakter.diffusion.fit import fit
@@ -37,6 +36,7 @@ from jobs.suites._paced_sampler import entropy_nats
 from jobs.suites._science_alone import alone
 from jobs.suites._science_arms import ALL_ARMS, GENERATORS, Arm, Labels, SoftLabel
 from jobs.suites._science_checkpoints import keep_checkpoint, latest
+from jobs.suites._science_identity import check_identity, identity
 from jobs.suites._science_images import BOUND, measured
 from jobs.suites._science_plan import Cell, Tier, data_name, generator_cell, generator_name, student_cell, student_name
 from jobs.suites._science_pooled import Pool
@@ -119,7 +119,7 @@ class Workshop:
             if not (place / "model.json").is_file():
                 self._train(kind, labels, seed, str(place))
         opened = open_model(str(place))
-        _check_identity(str(place), opened.record, self._identity(generator_cell(kind, labels, seed)))
+        check_identity(str(place), opened.record, self._identity(generator_cell(kind, labels, seed)))
         return self._placed(opened.pipeline), opened.record
 
     def _placed(self, pipeline: JointDiffusionPipeline) -> JointDiffusionPipeline:
@@ -292,7 +292,7 @@ class Workshop:
             if read_record(place) is None:
                 self._fit_student(arm_name, architecture, seed, own)
         student = load_student(place)
-        _check_identity(place, student.record, own)
+        check_identity(place, student.record, own)
         return student.model
 
     def _fit_student(self, arm_name: str, architecture: tuple[str, str], seed: int, own: dict[str, Any]) -> None:
@@ -372,41 +372,6 @@ class Workshop:
     def _check_stop(self) -> None:
         if self.should_stop():
             raise Stopped("stopped as asked; finished cells and checkpoints are kept; the same command goes on")
-
-
-def identity(tier: Tier, cell: Cell) -> dict[str, Any]:
-    """What makes a cell's record another record, whatever the place of the data; no file is opened for it."""
-    data = tier.data_of(cell.labels, cell.seed).dump()
-    for place in ("root", "unlabelled_root"):
-        data.pop(place)
-    found: dict[str, Any] = {"cell": cell.name, "data": data, "tiles": tier.tiles.dump()}
-    if cell.kind == "data":
-        return found
-    if cell.generator:
-        found["generator"] = {
-            "network": tier.network_of(cell.generator).dump(),
-            "diffusion": tier.diffusion_of(cell.generator).dump(),
-            "train": tier.train_of(cell.generator, cell.seed).identity(),
-            "sampler": tier.sampler.dump(),
-            "num_generated": tier.num_generated,
-            "evaluations": tier.evaluations,
-            **({"render": render} if (render := GENERATORS[cell.generator].render) else {}),
-        }
-    if cell.kind in ("student", "images"):
-        assert cell.arm
-        assert cell.architecture
-        arm = ALL_ARMS[cell.arm]
-        found["arm"] = {key: value for key, value in vars(arm).items() if key != "what" and (key != "shared" or value)}
-        found["student"] = tier.student_of(arm, *cell.architecture).dump()
-        found["students"] = tier.students_of(arm).dump()
-    return {**found, "digest": digest_json(found)}
-
-
-def _check_identity(place: str, record: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raise ConflictError unless a working file was made with the settings of now."""
-    different = differences(wanted, record.get("identity", {}))
-    if different:
-        raise ConflictError(f"{place}: made with other settings; remove it or choose another --out: {different}")
 
 
 def _labelled(corpus: TileCorpus, split: str) -> students.LabelledArrays:

@@ -94,7 +94,7 @@ class _Page:
                 if "pool" in scored:
                     assert cell.generator
                     name = segmenters.named_pool(cell.generator)
-                    if cell.seed not in self.students.get(name, {}):  # arms share it
+                    if cell.architecture[0] not in self.students.get(name, {}).get(cell.seed, {}):  # arms share it
                         self._take(name, cell, cell.architecture[0], scored["pool"])
             elif cell.kind == "generator" and scored["segmenter"]:
                 for kind in (cell.generator, stands_for(cell, chosen)):

@@ -109,7 +109,9 @@ _HEADLINE = Tier(
     arms=tuple(ARMS),
 )
 # Arms of the generators that val chooses among, whose real images the real teacher labels too.
-_OF_CHOICES = tuple(name for name in POOLED if any(f"-{choice}-" in name for choice in ("views", "mean-teacher")))
+_OF_CHOICES = tuple(
+    name for name, arm in POOLED.items() if arm.generator in ("unlabelled-views", "unlabelled-mean-teacher")
+)
 # Ten labelled images a sensor: where labels are truly scarce, do soft labels pay? Which ten they are decides most, so
 # many draws of them: settings were found with 0 to 4 (tier scarce-cpu), none with the others. Weights of students are
 # averaged, which makes their scores less a matter of luck.
@@ -125,7 +127,7 @@ _SCARCE = replace(
     primary=("ours-chosen-last", "real"),
 )
 # Arms whose generator weighs its classes: where some are rare.
-_OF_RARE = (*RARE, *(name for name in POOLED if "rare" in name))
+_OF_RARE = (*RARE, *(name for name, arm in POOLED.items() if arm.generator == "unlabelled-rare1"))
 # Five classes, masks that are exact, and the true share of every class in every pixel.
 _SIM = replace(
     _HEADLINE,

@@ -20,7 +20,8 @@ from dakter.config import differences
 from dakter.errors import ConfigError, ConflictError, Stopped
 from dakter.progress import duration
 from jobs._cli import Plan, Stop
-from jobs.suites._science_cells import Workshop, identity
+from jobs.suites._science_cells import Workshop
+from jobs.suites._science_identity import identity
 from jobs.suites._science_page import write_page
 from jobs.suites._science_plan import TIERS, Cell, Tier, cells, select
 from jobs.suites._science_pool import Done, in_processes

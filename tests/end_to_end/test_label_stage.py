@@ -96,11 +96,6 @@ def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ({"train__keep": "best", "diffusion__mode": "joint"}, "expected mode independent"),
         ({"render__others": 0.5, "diffusion__mode": "joint"}, "can draw images for label maps"),
         ({"render__others": 0.5, "render__maps": "both"}, "render.maps is both without labelled tiles"),
-        ({"students__pooled_labels": True}, "pooled_labels is true without labelled real images"),
-        (
-            {"label": True, "students__pooled_labels": True, "students__unlabelled_share": 0.0},
-            "unlabelled_share above 0",
-        ),
         ({"label": True, "students__unlabelled_share": 0.01}, "rounds to all or none of them"),
         ({"label": True, "students__unlabelled_share": 1.0, "paths__accept": "a.json"}, "leave one of them out"),
     ],

@@ -66,7 +66,7 @@ def test_a_pool_is_a_distribution_and_the_weighted_mean() -> None:
     assert found == pytest.approx(members[0] / 2 + members[1] / 4 + members[2] / 4, abs=1e-6)
 
 
-@pytest.mark.parametrize("weights", [[0.5, 0.5], [0.5, 0.6, 0.1], [1.5, -0.5, 0.0]])
+@pytest.mark.parametrize("weights", [[0.5, 0.5], [0.5, 0.6, 0.1], [1.5, -0.5, 0.0], [float("nan"), 0.5, 0.5]])
 def test_weights_that_are_no_distribution_are_refused(weights: list[float]) -> None:
     with pytest.raises(DataError, match="expected one each, at least 0, summing to 1"):
         pooled(members_of(0)[0], weights)

@@ -28,9 +28,10 @@ from jobs.suites import _science_lookalikes as lookalikes
 from jobs.suites import _science_segmenters as segmenters
 from jobs.suites import science
 from jobs.suites._science_arms import ALL_ARMS, ARMS, GENERATORS, LAST
-from jobs.suites._science_cells import Workshop, identity
+from jobs.suites._science_cells import Workshop
 from jobs.suites._science_chosen import CHOICES, CHOSEN, by_val, stands_for
 from jobs.suites._science_contrasts import CONTRASTS
+from jobs.suites._science_identity import identity
 from jobs.suites._science_images import equal_sets, measured
 from jobs.suites._science_pairs import label_maps
 from jobs.suites._science_plan import TIERS, cells, generator_cell, select
