@@ -98,6 +98,10 @@ def test_val_chooses_the_generator_of_a_seed_and_its_students_stand_for_it() -> 
         "student-ours-views-last-unet-seed0": "ours-chosen-last",
         "student-relabel-mean-teacher-last-unet-seed1": "relabel-chosen-last",
         "student-ours-mean-teacher-last-unet-seed1": "ours-chosen-last",
+        "student-relabel-views-pooled-last-unet-seed0": "relabel-chosen-pooled-last",
+        "student-ours-views-pooled-last-unet-seed0": "ours-chosen-pooled-last",
+        "student-relabel-mean-teacher-pooled-last-unet-seed1": "relabel-chosen-pooled-last",
+        "student-ours-mean-teacher-pooled-last-unet-seed1": "ours-chosen-pooled-last",
     }
     assert {name for name, arm in standing.items() if arm == "unlabelled-chosen"} == {
         "generator-unlabelled-views-10-seed0",
