@@ -241,11 +241,12 @@ class JointDiffusionPipeline(DiffusionPipeline):
         seed: int = 0,
         indices: Sequence[int] | np.ndarray | None = None,
         sampler: SamplerConfig | None = None,
+        guidance: float = 1.0,
     ) -> torch.Tensor:
         """Images for given class maps uint8 ``(B, H, W)`` (IGNORE: unknown): float32 ``(B, C, H, W)`` in [-1, 1].
 
         A map that is unknown everywhere leaves its row a sample of p(x, y). Descriptors, where the network is told
-        such, are those of training images, whatever these show.
+        such, are those of training images, whatever these show. ``guidance``: see ``RenderConfig``.
 
         Raises:
             ConfigError: the model was trained in mode joint. DataError: not such maps.
@@ -254,7 +255,7 @@ class JointDiffusionPipeline(DiffusionPipeline):
         numbers = np.arange(len(label_maps)) if indices is None else indices
         scheduler = same_levels(self.scheduler, sampler.scheduler)
         last = SoftLabelConfig(mode="last_step")
-        return self._sample(numbers, seed, sampler, last, scheduler, Given(label_maps)).images
+        return self._sample(numbers, seed, sampler, last, scheduler, Given(label_maps, guidance=guidance)).images
 
     def _sample(
         self,

@@ -83,6 +83,11 @@ def test_label_and_render_check_their_input_and_keep_to_their_numbers() -> None:
     maps[1, 4:8] = 1
     a, b = pipe.render(maps, seed=1, indices=[5, 5], sampler=SamplerConfig(steps=3, precision="fp32"))
     assert not torch.equal(a, b)  # the same noise, another label map
+    maps[0] = IGNORE
+    fast = SamplerConfig(steps=3, precision="fp32")
+    once, more = (pipe.render(maps, seed=1, indices=[5, 6], sampler=fast, guidance=g) for g in (1.0, 3.0))
+    assert torch.equal(once[0], more[0]), "without a map there is nothing to follow"
+    assert not torch.equal(once[1], more[1])
     with pytest.raises(DataError, match="expected float"):
         pipe.label(torch.zeros(1, 2, 16, 16))
     with pytest.raises(DataError, match="expected uint8"):
