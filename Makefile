@@ -2,8 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 RUN := $(VENV)/bin/python
-# Two files at a time: tests with a cluster wait more than they compute.
-TESTS := $(RUN) -m pytest -n 2 --dist loadfile
+# Two files at a time, since tests with a cluster wait more than they compute; in order, so that short ones come last.
+TESTS := $(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-all check clean
 
