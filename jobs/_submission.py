@@ -173,7 +173,9 @@ class Cluster:
                 # Another pipeline may have been first, or the answer was lost: what stands tells.
                 if name in {one.id for one in self.submissions()}:
                     continue
-                if _NO_AGENT in str(error) and time.monotonic() < deadline and not stop():
+                if _NO_AGENT in str(error) and time.monotonic() < deadline:
+                    if stop():
+                        raise Stopped(f"{stage}: stopped as asked, not submitted; the same command goes on") from error
                     log.warning("%s: not submitted, the cluster has no agent for it yet; again in 2 s", stage)
                     time.sleep(2.0)
                     continue

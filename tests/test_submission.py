@@ -81,7 +81,7 @@ def test_a_head_without_an_agent_is_asked_again_for_a_while(monkeypatch: pytest.
     with pytest.raises(DakterError, match="train: the cluster refused the submission"):
         begin(never)
     assert 4 < never.asked < 60
-    with pytest.raises(DakterError, match="train: the cluster refused the submission"):
+    with pytest.raises(Stopped, match="train: stopped as asked, not submitted"):
         begin(stopped, stop=True)
     assert stopped.asked == 1
 
