@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 # Observers hear of a piece of work this often, and at its end.
 _TOLD_EVERY_S = 1.0
@@ -25,6 +26,20 @@ def observe(observer: Callable[[Progress], None]) -> None:
     """Have ``observer`` told of all progress in this process, at most once a second each; twice counts once."""
     if observer not in _observers:
         _observers.append(observer)
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep diffusers from drawing progress bars meanwhile: in the log of a job every redraw is a line of its own."""
+    from diffusers.utils import logging as bars  # with all of diffusers, where a model is really loaded
+
+    drawn = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if drawn:
+            bars.enable_progress_bar()
 
 
 class Progress:

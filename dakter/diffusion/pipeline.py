@@ -27,6 +27,7 @@ from dakter.diffusion.saved import fetch_model, put_model
 from dakter.diffusion.schedule import DiffusionConfig, build_scheduler, same_levels
 from dakter.diffusion.softlabel import SoftLabelConfig, chains, readout
 from dakter.errors import ConfigError, DataError
+from dakter.progress import without_bars
 from dakter.schema import ClassTable
 
 
@@ -381,7 +382,7 @@ def open_model(url: str) -> OpenModel:
     Raises:
         IntegrityError: no complete model is there, or it was altered.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, without_bars():
         digest, record = fetch_model(url, Path(folder))
         return OpenModel(JointDiffusionPipeline.from_pretrained(folder), digest, record)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from diffusers.utils import logging as diffusers_logging
 from diffusion_toys import random_pipeline
 
 from dakter import storage
@@ -33,10 +34,12 @@ def test_three_lines_in_a_fresh_process_give_the_same_samples(tmp_path: Path) ->
     assert suffixes == {".json", ".safetensors"}
 
 
-def test_everything_about_the_model_travels_with_it(tmp_path: Path) -> None:
+def test_everything_about_the_model_travels_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pipe = random_pipeline()
     digest = save_model(pipe, str(tmp_path / "m"), {"steps": 3})
     model = open_model(str(tmp_path / "m"))
+    assert capsys.readouterr().err == "", "no bar of components in the log of a job"
+    assert diffusers_logging.is_progress_bar_enabled(), "and elsewhere as the user has it"
     assert (model.digest, model.record) == (digest, {"steps": 3})
     config = model.pipeline.config
     assert (config.b, config.size_px, config.mode, config.objective) == (0.4, 16, "independent", "v")
