@@ -12,13 +12,13 @@ from scipy.stats import wasserstein_distance
 
 from dakter.errors import DataError
 from dakter.evaluate.bootstrap import Resampling
+from dakter.evaluate.distances import polynomial_kernel
 from dakter.evaluate.likeness import (
     MEASURES,
     Likeness,
     Statistics,
     compare,
     copies,
-    polynomial_kernel,
     unbiased_mmd2,
 )
 from dakter.evaluate.speckle import histogram, histogram_distance, power_spectrum, spectrum_distance_db, to_gray
