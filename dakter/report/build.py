@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dakter.report import page, sections
+from dakter.report import making, page, sections
 from dakter.report.inputs import ARM_NAMES, ReportInputs
 from dakter.report.verdict import Verdict, direction, verdict
 
@@ -35,11 +35,11 @@ def build(inputs: ReportInputs) -> tuple[str, dict[str, Any]]:
         decision=inputs.decision,
         generated=sections.generated(inputs),
         predictions=sections.predictions(inputs),
-        data=sections.data(inputs),
-        speckle=sections.speckle(inputs),
-        generator=sections.generator(inputs),
-        students=sections.students(inputs),
-        stages=sections.stages(inputs),
+        data=making.data(inputs),
+        speckle=making.speckle(inputs),
+        generator=making.generator(inputs),
+        students=making.students(inputs),
+        stages=making.stages(inputs),
         settings_yaml=inputs.settings_yaml,
     )
     return html, facts
