@@ -253,7 +253,7 @@ _POOLED = {
 _WITHOUT_LAST = {**ARMS, **KEPT, **VIEWS, **TAUGHT, **_LATER, **_DRAWN, **_RARE, **_POOLED}
 LAST = {
     f"{name}-last": _with_last(name)
-    for name in ("real", "hard", "dakter", "selftrain", "relabel-views", "ours-views", *TAUGHT)
+    for name in ("real", "hard", "dakter", "selftrain", "ours-labelled-views", "relabel-views", "ours-views", *TAUGHT)
 }
 LATE = {f"{name}-last": _with_last(name) for name in _LATER}
 DRAWN = {f"{name}-last": _with_last(name) for name in _DRAWN}

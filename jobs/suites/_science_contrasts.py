@@ -30,6 +30,7 @@ CONTRASTS = (
     ("ours-chosen", "relabel-chosen"),
     *((f"{ours}-chosen-last", other) for ours in ("ours", "relabel") for other in _RIVALS),
     ("ours-chosen-last", "relabel-chosen-last"),
+    *(("ours-labelled-views-last", other) for other in _RIVALS),
     ("ours-late-last", "relabel-late-last"),
     ("ours-late-last", "ours-chosen-last"),
     *((f"{ours}-late-last", "real") for ours in ("ours", "relabel")),
