@@ -9,10 +9,10 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -78,7 +78,9 @@ def load(cls: type[C], data: Mapping[str, Any], *, where: str = "settings") -> C
     try:
         text = json.dumps(data)
     except TypeError as error:
-        raise ConfigError(f"{where}: {error}; expected plain numbers, text, lists and tables") from error
+        raise ConfigError(
+            f"{where}: {error}; expected plain numbers, text, lists and tables (a date as text, in quotes)"
+        ) from error
     try:
         return cls.model_validate_json(text, strict=True)
     except ValidationError as error:
@@ -88,15 +90,38 @@ def load(cls: type[C], data: Mapping[str, Any], *, where: str = "settings") -> C
 def _explain(cls: type[Config], item: Any) -> str:
     key = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        known = [flag.key for flag in flags(cls)] + sections(cls)
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        known, name = _settings_beside(cls, item["loc"]), key
+        if known:
+            name = str(item["loc"][-1])
+        else:
+            known = [flag.key for flag in flags(cls)] + sections(cls)
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else "--help lists every setting"
         return f"unknown setting {key} (value {item['input']!r}); {hint}"
+    if item["type"] == "missing":
+        return f"setting {key} is missing; expected a value, it has no default"
+    if not key:  # a rule of the whole table
+        return f"expected {item['msg'].removeprefix('Value error, ')}"
     expected = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     shown = repr(item["input"])
     if "password" in expected:  # an address with a password in it must not reach a log
         shown = "not shown"
     return f"setting {key} is {shown}; expected {expected}. Change it, or leave it out for the default"
+
+
+def _settings_beside(cls: type[Config], loc: Sequence[int | str]) -> list[str]:
+    """Names that a row of a list may have, where ``loc`` is in one; empty elsewhere."""
+    for part in loc[:-1]:
+        if isinstance(part, int):
+            continue
+        annotation: Any = cls.model_fields[part].annotation if part in cls.model_fields else None
+        inner = [
+            one for one in (annotation, *get_args(annotation)) if isinstance(one, type) and issubclass(one, Config)
+        ]
+        if not inner:
+            return []
+        cls = inner[0]
+    return list(cls.model_fields) if any(isinstance(part, int) for part in loc) else []
 
 
 @dataclass(frozen=True)
@@ -179,12 +204,26 @@ def parse_value(key: str, text: str, kind: str = "") -> Any:
         raise ConfigError(f"setting {key} is {text!r}; expected a YAML value such as 64, true or [1, 2]") from error
 
 
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses a key that stands twice in a table, where YAML would take the last without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(text: str, *, where: str) -> dict[str, Any]:
     """A YAML document that must be a table; raises ConfigError naming ``where``."""
     try:
-        data = yaml.safe_load(text)
+        data = yaml.load(text, _StrictLoader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{where}: not readable as YAML: {error}") from error
+        raise ConfigError(
+            f"{where}: not readable as YAML: {error}; a value that begins with # or holds ': ' needs quotes"
+        ) from error
     if data is None:
         return {}
     if not isinstance(data, dict):

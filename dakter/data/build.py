@@ -23,6 +23,7 @@ from dakter.data.catalogue import (
     parallel,
     refuse,
 )
+from dakter.data.changed import put_record, refuse_changed
 from dakter.data.duplicates import near_duplicates
 from dakter.data.resample import area_mean, shrink_image, shrink_label, windows
 from dakter.data.source import DataConfig, catalogue
@@ -39,12 +40,14 @@ from dakter.data.tiles import (
     split_digest,
     write_split,
 )
+from dakter.data.whole import check_whole, tell_absent
 from dakter.errors import ConfigError, ConflictError, IntegrityError, Stopped, listing
 from dakter.progress import Progress
 from dakter.schema import IGNORE, check_images, check_labels, soft_to_stored, to_model
 
 log = logging.getLogger("dakter.data")
 
+_ARRAYS = ("dev.zarr", "test.zarr")
 # The source's place may change, or be gone, once the tiles stand: null then takes the tiles as they are.
 _PLACES = ("data.root", "data.unlabelled_root")
 
@@ -67,15 +70,17 @@ def prepare(data: DataConfig, tiles: TilesConfig, url: str, *, should_stop: Call
 
     Raises:
         DataError: names every file at fault, before anything is written.
-        ConflictError: a corpus with other settings stands at ``url``.
+        ConflictError: a corpus with other settings, or of files that changed since, stands at ``url``.
         Stopped: ``should_stop`` said so; no manifest was written.
     """
     settings = {"data": data.dump(), "tiles": tiles.dump(), "schema_version": SCHEMA_VERSION}
     standing = _standing(url, settings)
     if standing is not None:
+        refuse_changed(url, data)
         return Prepared(standing, already_done=True)
     offer = catalogue(data)
-    refuse(offer.faults, offer.title)
+    if not offer.entries:
+        refuse(offer.faults, offer.title)
     # Before hours of decoding: this fails where nothing may be written.
     storage.check_writable(url)
     assignment = assign(offer.entries, _resembling(offer, data, tiles, should_stop), data)
@@ -94,16 +99,18 @@ def prepare(data: DataConfig, tiles: TilesConfig, url: str, *, should_stop: Call
     }
     names: dict[str, list[str]] = {}
     figures: dict[str, _Figures] = {}
-    storage.remove_folder(storage.join(url, "dev.zarr"))
-    storage.remove_folder(storage.join(url, "test.zarr"))
+    for name in _ARRAYS:
+        storage.remove_folder(storage.join(url, name))
     for split in SPLITS:
         loaded = _loaded(offer, assignment.members[split], progress, should_stop)
         made, fractions = _cut(split, loaded, offer, tiles)
         write_split(url, split, arrays_of(made, fractions), attributes)
         names[split] = made.names
         figures[split] = _Figures.of(url, split, made, fractions, offer)
+    tell_absent({split: figures[split].class_shares for split in SPLITS}, offer.table)
     rate = progress.rate if progress.seconds > 0 else num_images / max(time.monotonic() - start, 1e-9)
     storage.put_json(storage.join(url, "samples.json"), names)
+    put_record(url, offer, data)
     manifest = _manifest(offer, assignment, tiles, settings, figures)
     _finish(url, manifest)
     return Prepared(manifest, already_done=False, num_images=num_images, images_per_second=rate)
@@ -122,7 +129,17 @@ def _standing(url: str, settings: dict[str, Any]) -> TilesManifest | None:
 
 
 def _claim(url: str, settings: dict[str, Any]) -> None:
-    """Put the settings first, once: of two starts with different settings one is told."""
+    """Put the settings first, once: of two starts with different settings one is told.
+
+    Arrays where no tiles were begun are somebody else's, and would be removed.
+    """
+    if not storage.exists(storage.join(url, "identity.json")):
+        for name in _ARRAYS:
+            if storage.sizes(storage.join(url, name)):
+                raise ConflictError(
+                    f"{storage.join(url, name)} stands there, and no tiles were begun in its folder; choose another "
+                    "place (--out or --paths.tiles), or remove it"
+                )
     try:
         storage.put_json_new(storage.join(url, "identity.json"), settings)
     except FileExistsError:
@@ -166,7 +183,8 @@ def _resembling(offer: Catalogue, data: DataConfig, tiles: TilesConfig, should_s
     progress = Progress(log, "prepare: check", len(offer.entries), "images")
     found = list(_counted(parallel(offer.loader.inspect, offer.entries), progress, should_stop))
     faults = [fault for inspection in found for fault in inspection.faults]
-    refuse(faults + _shape_faults(offer, found, tiles), offer.title)
+    refuse([*offer.faults, *faults, *_shape_faults(offer, found, tiles)], offer.title)
+    check_whole(offer, found)
     thumbnails = np.stack([i.thumbnail for i in found if i.thumbnail is not None])
     return near_duplicates(thumbnails, [i.fingerprint for i in found], data.duplicate_correlation)
 

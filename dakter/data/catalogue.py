@@ -75,9 +75,17 @@ class FileLoader:
                 f"{entry.label}: {label.shape[1]}x{label.shape[0]} pixels; expected "
                 f"{image.shape[2]}x{image.shape[1]} as its image {entry.image}"
             )
+        classes = () if label is None else tuple(np.unique(label).tolist())
         if image is None:
-            return Inspection(tuple(faults))
-        return Inspection(tuple(faults), (image.shape[1], image.shape[2]), thumbnail(image), fingerprint(image))
+            return Inspection(tuple(faults), classes=classes)
+        return Inspection(
+            tuple(faults),
+            (image.shape[1], image.shape[2]),
+            thumbnail(image),
+            fingerprint(image),
+            (int(image.min()), int(image.max())),
+            classes,
+        )
 
     @staticmethod
     def _read(url: str, decode: Callable[[bytes], np.ndarray]) -> np.ndarray:
@@ -96,12 +104,21 @@ class FileLoader:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What the check of one entry found; ``shape`` is (rows, columns), zero for an unreadable image."""
+    """What the check of one entry found.
+
+    Attributes:
+        faults: a line each.
+        shape: (rows, columns), zero for an unreadable image.
+        span: lowest and highest stored value.
+        classes: pixel values of the mask, IGNORE among them.
+    """
 
     faults: tuple[str, ...]
     shape: tuple[int, int] = (0, 0)
     thumbnail: np.ndarray | None = None
     fingerprint: str = ""
+    span: tuple[int, int] = (0, 0)
+    classes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

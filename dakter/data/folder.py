@@ -19,6 +19,7 @@ colours in three; 255 is "not labelled". For example::
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 
 import numpy as np
@@ -26,7 +27,7 @@ from pydantic import model_validator
 
 from dakter import config, storage
 from dakter.config import Config, setting
-from dakter.data.catalogue import TEST, TRAIN, Catalogue, Entry, FileLoader
+from dakter.data.catalogue import TEST, TRAIN, VAL, Catalogue, Entry, FileLoader
 from dakter.data.images import IMAGE_SUFFIXES, LABEL_SUFFIXES, decode_image, decode_label
 from dakter.data.listing import by_stem, files_below, pair, unlabelled
 from dakter.errors import DataError
@@ -70,7 +71,12 @@ def read_table(root: str) -> FolderTable:
     where = join(root, "classes.yaml")
     try:
         text = storage.read_bytes(where).decode()
-    except (FileNotFoundError, UnicodeDecodeError) as error:
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{where}: not there; expected images/, masks/ and a text file classes.yaml that names the classes of the "
+            f"masks in {root} (data.root)"
+        ) from error
+    except UnicodeDecodeError as error:
         raise DataError(f"{where}: {error}; expected a text file that names the classes of the masks") from error
     return config.load(FolderTable, config.read_yaml(text, where=where), where=where)
 
@@ -78,9 +84,10 @@ def read_table(root: str) -> FolderTable:
 def catalogue(root: str, unlabelled_root: str | None) -> Catalogue:
     """What stands below ``root``; ``unlabelled_root`` is a folder of images alone."""
     table = read_table(root)
-    own_test = any(name.startswith((f"{TRAIN}/", f"{TEST}/")) for name in files_below(root))
+    names = files_below(root)
+    own_test = any(name.startswith((f"{TRAIN}/", f"{TEST}/")) for name in names)
     entries: list[Entry] = []
-    faults: list[str] = []
+    faults = _left_out(root, names) if own_test else []
     for split, url in ((TRAIN, join(root, TRAIN)), (TEST, join(root, TEST))) if own_test else ((TRAIN, root),):
         more, wrong = _pairs(split, table.sensor, url)
         entries, faults = entries + more, faults + wrong
@@ -105,6 +112,16 @@ def catalogue(root: str, unlabelled_root: str | None) -> Catalogue:
         ),
         dtype=dtype,
     )
+
+
+def _left_out(root: str, names: Iterable[str]) -> list[str]:
+    """Folders of pairs beside ``train`` and ``test``, which would be passed over without a word."""
+    others = {name.partition("/")[0] for name in names} & {VAL, "valid", "validation", "images", "masks"}
+    return [
+        f"{join(root, name)}: not read beside {TRAIN}/ and {TEST}/; move its pairs into {TRAIN}/, from which "
+        "data.val_share cuts val in whole groups of near-duplicates, or elsewhere"
+        for name in sorted(others)
+    ]
 
 
 def _pairs(split: str, sensor: str, url: str) -> tuple[list[Entry], list[str]]:

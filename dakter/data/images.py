@@ -5,14 +5,10 @@ Every function takes the bytes of one file and raises DataError with the reason 
 
 from __future__ import annotations
 
-import io
-import warnings
-
 import numpy as np
-import tifffile
-from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
+from dakter.data.rasters import Raster, read
 from dakter.errors import DataError
 from dakter.schema import IGNORE, ClassTable
 
@@ -26,46 +22,29 @@ _COLOUR_TOLERANCE = 24
 _EDGE_PX = 4.0
 # A float image with more than this share outside the stated range is in other units (dB against linear, say).
 _MOST_OUTSIDE = 0.5
-# A black and white mask whose brightest value is no more than this holds class numbers, which a threshold would lose.
+# A value this many spans of the stated range below or above it is none that was measured (-9999, 3.4e38); sigma0 of a
+# ship may well be hundreds of times that of any sea.
+_FAR_BELOW, _FAR_ABOVE = 3.0, 1e4
+# A black and white mask whose brightest value is no more than this holds class numbers, which a threshold would lose,
+# and so does a mask of grey colours as dark as these.
 _CLASS_NUMBERS = 16
-
-
-def decode(data: bytes) -> np.ndarray:
-    """The pixels of a file as they are stored: ``(H, W)`` or ``(H, W, C)``, any dtype."""
-    if not data:
-        raise DataError("is empty (0 bytes)")
-    try:
-        if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-            return _channels_last(tifffile.imread(io.BytesIO(data)))
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as image:
-                image.load()
-                return np.asarray(image)
-    # Decoders meet broken bytes with errors of every kind (OSError, SyntaxError, struct.error, ...).
-    except Exception as error:
-        raise DataError(f"cannot be read ({type(error).__name__}: {error})") from error
-
-
-def _channels_last(pixels: np.ndarray) -> np.ndarray:
-    """TIFF stores bands first or last: of three axes, the one of at most four planes is the bands."""
-    if pixels.ndim == 3 and pixels.shape[0] <= 4 < pixels.shape[2]:
-        return np.moveaxis(pixels, 0, -1)
-    return pixels
+# Palette colours are as exact as whoever made the palette; between two classes there is far more.
+_PALETTE_TOLERANCE = 8
 
 
 def decode_image(data: bytes, num_bands: int, value_range: tuple[float, float], dtype: np.dtype) -> np.ndarray:
     """A SAR image as stored ``(C, H, W)`` of ``dtype`` (uint8 or uint16).
 
-    A grey image saved as RGB counts as one band. Raw values are mapped linearly so that ``value_range`` spans the
-    integers; values beyond are clipped, unless most are.
+    A grey image saved as RGB or with a palette counts as one band. Raw values are mapped linearly so that
+    ``value_range`` spans the integers; values beyond are clipped, unless most are.
 
     Raises:
-        DataError: unreadable, NaN or infinity, another number of bands, or mostly outside ``value_range``.
+        DataError: unreadable, pixels without data (NaN, infinity, transparent, the file's no-data value, or a value
+            far outside ``value_range``), another number of bands, or mostly outside ``value_range``.
     """
-    bands = _bands(decode(data), num_bands)
-    if bands.dtype.kind == "f" and not np.isfinite(bands).all():
-        raise DataError(f"holds NaN or infinity in {int((~np.isfinite(bands)).sum())} pixels; expected finite values")
+    raster = read(data)
+    bands = _bands(raster.seen, num_bands)
+    _refuse_gaps(raster, bands, value_range)
     top = np.iinfo(dtype).max
     low, high = value_range
     if bands.dtype == dtype and (low, high) == (0, top):
@@ -78,6 +57,28 @@ def decode_image(data: bytes, num_bands: int, value_range: tuple[float, float], 
         )
     scaled = (bands.astype(np.float64) - low) * (top / (high - low))
     return np.rint(np.clip(scaled, 0, top)).astype(dtype)
+
+
+def _refuse_gaps(raster: Raster, bands_CHW: np.ndarray, value_range: tuple[float, float]) -> None:
+    """Refuse pixels without data: clipped into the range they would pass for the darkest sea, or the brightest."""
+    low, high = value_range
+    span = high - low
+    far = (bands_CHW < low - _FAR_BELOW * span) | (bands_CHW > high + _FAR_ABOVE * span)
+    gaps: list[tuple[str, np.ndarray]] = []
+    if bands_CHW.dtype.kind == "f":
+        gaps.append(("NaN or infinity", ~np.isfinite(bands_CHW)))
+    if raster.nodata is not None:
+        gaps.append((f"{raster.nodata:g}, by its GDAL_NODATA tag no data,", bands_CHW == raster.nodata))
+    if raster.opaque is not None:
+        gaps.append(("transparency", ~raster.opaque))
+    if far.any():
+        gaps.append((f"{bands_CHW[far][0]:g}, far outside the value range {low:g} to {high:g},", far))
+    for what, where in gaps:
+        if count := int(where.sum()):
+            raise DataError(
+                f"holds {what} in {count} pixels ({100 * count / where.size:.1f} %); expected a measured value in "
+                f"each: cut such parts off, or fill them and label them {IGNORE} (not labelled)"
+            )
 
 
 def _bands(pixels: np.ndarray, num_bands: int) -> np.ndarray:
@@ -98,14 +99,15 @@ def _grey(pixels_HWC: np.ndarray) -> np.ndarray:
     red, green, blue = (colour[..., k] for k in range(3))
     highest, lowest = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
     spread = float((highest - lowest).mean(dtype=np.float64))
-    if not spread <= _GREY_TOLERANCE:  # NaN too
-        raise DataError(f"is a colour image (channels differ by {spread:.1f} on average); expected one grey band")
+    # Floats are no grey values of a viewer: bands of sigma0 differ by far less.
+    if not spread <= (0.0 if pixels_HWC.dtype.kind == "f" else _GREY_TOLERANCE):  # NaN too
+        raise DataError(f"is a colour image (channels differ by {spread:.3g} on average); expected one grey band")
     return colour[..., 0]
 
 
 def decode_threshold(data: bytes, threshold: int = 128) -> np.ndarray:
     """A black and white mask as a class map ``(H, W)`` uint8: 1 where the grey value reaches ``threshold``."""
-    pixels = decode(data)
+    pixels = read(data).seen
     if pixels.dtype == bool:
         return pixels.astype(np.uint8)
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
@@ -122,10 +124,16 @@ def decode_threshold(data: bytes, threshold: int = 128) -> np.ndarray:
 def decode_label(data: bytes, table: ClassTable) -> np.ndarray:
     """A class map ``(H, W)`` uint8 from class numbers in one channel, or from the table's colours in three.
 
+    A palette image counts by its colours where each one used is that of another class of ``table`` (tools that make
+    palettes number them as they like), else by its indices.
+
     Raises:
         DataError: unreadable, NaN, or class numbers or colours that ``table`` does not know.
     """
-    pixels = decode(data)
+    raster = read(data)
+    pixels = raster.pixels
+    if raster.palette is not None and (classes := _classes_of(raster, table)) is not None:
+        return classes[pixels]
     if pixels.ndim == 3 and pixels.shape[2] in (3, 4):
         return _from_colours(pixels[..., :3], table)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
@@ -141,13 +149,40 @@ def decode_label(data: bytes, table: ClassTable) -> np.ndarray:
     return pixels.astype(np.uint8)
 
 
+def _colours(table: ClassTable) -> np.ndarray:
+    """int16 ``(K, 3)``."""
+    return np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in table.colours], np.int16)
+
+
+def _classes_of(raster: Raster, table: ClassTable) -> np.ndarray | None:
+    """Class of each palette index, uint8; None unless those in use have the colours of as many classes."""
+    used = np.unique(raster.pixels)
+    shown = np.asarray(raster.palette).astype(np.int16)
+    if used[-1] >= len(shown):
+        return None
+    far = np.abs(shown[used][:, None] - _colours(table)).max(-1)  # (U, K)
+    nearest = far.argmin(1)
+    if (far.min(1) > _PALETTE_TOLERANCE).any() or len(set(nearest.tolist())) < len(used):
+        return None
+    classes = np.zeros(len(shown), np.uint8)
+    classes[used] = nearest
+    return classes
+
+
 def _from_colours(pixels_HWC: np.ndarray, table: ClassTable) -> np.ndarray:
     """Near-exact colours decide; anti-aliased edges take the class of the nearest decided pixel.
 
     Mixing by nearest colour instead would invent classes: half way from black to cyan lies near land's green.
     """
-    colours = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in table.colours], np.int16)
-    far = np.abs(pixels_HWC.astype(np.int16)[..., None, :] - colours).max(-1)  # (H, W, K)
+    grey = pixels_HWC[..., 0]
+    dark = grey[(grey > 0) & (grey <= _CLASS_NUMBERS)]
+    numbers = np.isin(grey, [*range(_CLASS_NUMBERS + 1), IGNORE]).all()
+    if dark.size and numbers and (pixels_HWC == grey[..., None]).all():
+        raise DataError(
+            f"unknown label colours up to #{dark.max():02x}{dark.max():02x}{dark.max():02x}: these look like class "
+            "numbers in three equal channels; expected class numbers in one channel, or the classes' colours"
+        )
+    far = np.abs(pixels_HWC.astype(np.int16)[..., None, :] - _colours(table)).max(-1)  # (H, W, K)
     label = far.argmin(-1).astype(np.uint8)
     decided = far.min(-1) <= _COLOUR_TOLERANCE
     if decided.all():
@@ -161,5 +196,6 @@ def _from_colours(pixels_HWC: np.ndarray, table: ClassTable) -> np.ndarray:
         raise DataError(
             f"unknown label colour #{''.join(f'{int(v):02x}' for v in worst)}; expected one of "
             + ", ".join(f"{colour} ({name})" for name, colour in zip(table.names, table.colours, strict=True))
+            + f"; pixels that are not labelled need a mask of class numbers, where {IGNORE} says so"
         )
     return label[row, column]

@@ -31,9 +31,15 @@ def pair(
 
 
 def files_below(url: str) -> list[str]:
-    """Names of the files below a folder or prefix, relative to it; hidden ones and thumbnails' caches left out."""
-    names = storage.sizes(url)
-    return [name for name in names if not name.rpartition("/")[2].startswith((".", "Thumbs.db"))]
+    """Names of the files below a folder or prefix, relative to it.
+
+    Hidden ones, those in hidden folders (.ipynb_checkpoints) and thumbnails' caches are left out.
+    """
+    return [
+        name
+        for name in storage.sizes(url)
+        if not any(part.startswith(".") for part in name.split("/")) and not name.endswith("Thumbs.db")
+    ]
 
 
 def by_stem(url: str, names: Iterable[str], suffixes: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:
@@ -42,7 +48,9 @@ def by_stem(url: str, names: Iterable[str], suffixes: tuple[str, ...]) -> tuple[
     faults = []
     for name in sorted(names):
         stem, _, suffix = name.rpartition(".")
-        if f".{suffix.lower()}" not in suffixes or "/" in name:
+        if "/" in name:
+            faults.append(f"{storage.join(url, name)}: in a folder of its own; expected files directly in {url}")
+        elif f".{suffix.lower()}" not in suffixes:
             faults.append(f"{storage.join(url, name)}: not expected here; expected {', '.join(suffixes)} files")
         elif stem in found:
             faults.append(f"{storage.join(url, name)}: same name as {found[stem]}; expected one file a name")

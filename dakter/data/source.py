@@ -85,6 +85,10 @@ class DataConfig(Config):
             raise ValueError(f"each sensor once in sensors, not {list(self.sensors)}")
         if self.source == "simulate" and self.num_unlabelled is None:
             raise ValueError("a number for num_unlabelled with source simulate, which has no end of scenes")
+        if self.source == "simulate" and (self.root or self.unlabelled_root):
+            raise ValueError("no root and no unlabelled_root with source simulate; for files say --data.source")
+        if self.unlabelled_root and self.num_unlabelled == 0:
+            raise ValueError("num_unlabelled above 0 (null: all there are) with unlabelled_root, or no unlabelled_root")
         return self
 
 

@@ -109,8 +109,9 @@ def assign(entries: tuple[Entry, ...], pairs: np.ndarray, settings: SplitSetting
     for split in (TRAIN, VAL, TEST):
         if not chosen[split]:
             raise DataError(
-                f"the {split} split would be empty ({len(entries)} images in all); give more images, or change "
-                "data.val_share, data.test_share or the data.num_... caps"
+                f"the {split} split would be empty ({len(entries)} images in all, {len(pairs)} pairs of them "
+                "near-duplicates, which stay in one split); give more images, or change data.val_share, "
+                "data.test_share or the data.num_... caps"
             )
     members = cut.members(chosen)
     leakage = cut.leakage(members)

@@ -52,7 +52,9 @@ def test_sos_pairs_by_number_cuts_masks_at_128_and_keeps_test_apart(tmp_path: Pa
 def test_sos_with_one_sensor_and_unlabelled_images(tmp_path: Path) -> None:
     make_sos(tmp_path / "set", num_train=3, num_test=1)
     save(tmp_path / "more/sentinel/00000_sat.jpg", rgb(texture(77)))
-    made = offer("sos", tmp_path / "set", sensors=["sentinel"], unlabelled_root=str(tmp_path / "more"))
+    made = offer(
+        "sos", tmp_path / "set", sensors=["sentinel"], unlabelled_root=str(tmp_path / "more"), num_unlabelled=None
+    )
     assert not made.faults
     assert {e.sensor for e in made.entries} == {"sentinel"}
     assert [e.label for e in made.entries if e.split == "unlabelled"] == [None]
