@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class Config(BaseModel):
         return self.model_dump(mode="json")
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.dump(), sort_keys=False)
+        return yaml.dump(self.dump(), Dumper=_Dumper, sort_keys=False)
 
     def digest(self) -> str:
         """sha256 over the canonical JSON of every setting."""
@@ -104,6 +105,8 @@ def _explain(cls: type[Config], item: Any) -> str:
         return f"expected {item['msg'].removeprefix('Value error, ')}"
     expected = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     shown = repr(item["input"])
+    if item["input"] is None and item["type"] == "string_type":
+        expected += " (in YAML, text that begins with # needs quotes)"
     if "password" in expected:  # an address with a password in it must not reach a log
         shown = "not shown"
     return f"setting {key} is {shown}; expected {expected}. Change it, or leave it out for the default"
@@ -214,6 +217,17 @@ class _StrictLoader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts quotes around text that ``_StrictLoader`` would take for a number."""
+
+
+# YAML 1.1 wants a point in it, and would take 1e-4 for text.
+for _kind in (_StrictLoader, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )
 
 
 def read_yaml(text: str, *, where: str) -> dict[str, Any]:

@@ -216,7 +216,7 @@ def resolve(
         data["out"] = f"runs/{preset}"
     for key, value in (overrides or {}).items():
         data = config.merge(data, config.nest(key, value))
-    return config.load(settings, data)
+    return config.load(settings, data, where=f"settings ({file} among them)" if file else "settings")
 
 
 def anchored(settings: S) -> S:

@@ -65,6 +65,25 @@ def test_round_trip_through_yaml() -> None:
     assert config.load(Outer, config.read_yaml(settings.to_yaml(), where="text")) == settings
 
 
+@pytest.mark.parametrize(("text", "value"), [("1e-4", 1e-4), ("2E3", 2e3), ("-1.5e+2", -150.0), ("e4", "e4"), ("3", 3)])
+def test_numbers_of_a_file_are_those_that_people_mean(text: str, value: object) -> None:
+    found = config.read_yaml(f"rate: {text}", where="text")["rate"]
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_text_that_looks_like_such_a_number_stays_text_in_a_file() -> None:
+    class Named(config.Config):
+        name: str
+
+    assert config.load(Named, config.read_yaml(Named(name="123456e7").to_yaml(), where="text")).name == "123456e7"
+
+
+def test_a_key_that_stands_twice_is_refused_where_it_does() -> None:
+    with pytest.raises(ConfigError, match=r"mine\.yaml: not readable as YAML: 'steps' stands twice(.|\n)*line 3"):
+        config.read_yaml("train:\n  steps: 1\n  steps: 2\n", where="mine.yaml")
+    assert config.read_yaml("a: {steps: 1}\nb: {steps: 1}\n", where="text") == {"a": {"steps": 1}, "b": {"steps": 1}}
+
+
 def test_merge_lays_tables_over_each_other() -> None:
     base = {"a": {"b": 1, "c": 2}, "d": 3}
     assert config.merge(base, {"a": {"c": 5}}) == {"a": {"b": 1, "c": 5}, "d": 3}

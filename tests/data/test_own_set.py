@@ -143,6 +143,7 @@ def test_settings_without_effect_are_refused() -> None:
         (CLASSES.replace("name: oil, colour", "name: oil, color"), "color.*did you mean colour"),
         (CLASSES.replace('{name: oil, colour: "#00ffff"}', "{name: oil}"), "classes.1.colour is missing"),
         (CLASSES.replace('"#00ffff"', "#00ffff"), "needs quotes"),
+        (CLASSES.replace("  - {name: oil, colour: ", "  - name: oil\n    colour: #").replace('"}', ""), "needs quotes"),
         (CLASSES.replace("name: oil", "name: sea"), "yaml: expected a different name for each class"),
         (CLASSES + "name: again\n", "'name' stands twice"),
         (CLASSES.replace("name: mine", "name: 2026-01-01"), "a date as text, in quotes"),
