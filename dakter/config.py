@@ -85,19 +85,28 @@ def load(cls: type[C], data: Mapping[str, Any], *, where: str = "settings") -> C
     try:
         return cls.model_validate_json(text, strict=True)
     except ValidationError as error:
-        raise ConfigError(f"{where}: " + "\n".join(_explain(cls, item) for item in error.errors())) from None
+        found = error.errors()
+        # A list is told as too short where its rows are at fault.
+        told = [
+            i for i in found if i["type"] != "too_short" or not any(_below(i["loc"], other["loc"]) for other in found)
+        ]
+        raise ConfigError(f"{where}: " + "\n".join(_explain(cls, item) for item in told)) from None
+
+
+def _below(loc: Sequence[int | str], other: Sequence[int | str]) -> bool:
+    return len(other) > len(loc) and other[: len(loc)] == loc
 
 
 def _explain(cls: type[Config], item: Any) -> str:
     key = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        known, name = _settings_beside(cls, item["loc"]), key
+        known, name, hint = _settings_beside(cls, item["loc"]), str(item["loc"][-1]), ""
         if known:
-            name = str(item["loc"][-1])
+            hint = f"expected {', '.join(known)}"
         else:
-            known = [flag.key for flag in flags(cls)] + sections(cls)
+            known, name, hint = [flag.key for flag in flags(cls)] + sections(cls), key, "--help lists every setting"
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else "--help lists every setting"
+        hint = f"did you mean {near[0]}?" if near else hint
         return f"unknown setting {key} (value {item['input']!r}); {hint}"
     if item["type"] == "missing":
         return f"setting {key} is missing; expected a value, it has no default"
@@ -105,8 +114,8 @@ def _explain(cls: type[Config], item: Any) -> str:
         return f"expected {item['msg'].removeprefix('Value error, ')}"
     expected = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     shown = repr(item["input"])
-    if item["input"] is None and item["type"] == "string_type":
-        expected += " (in YAML, text that begins with # needs quotes)"
+    if item["type"] == "string_type":
+        expected += " (text that means something else to YAML, such as #ffffff, needs quotes there)"
     if "password" in expected:  # an address with a password in it must not reach a log
         shown = "not shown"
     return f"setting {key} is {shown}; expected {expected}. Change it, or leave it out for the default"
@@ -202,7 +211,7 @@ def parse_value(key: str, text: str, kind: str = "") -> Any:
         if "e" in text.lower():
             return float(text)
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _StrictLoader)
     except yaml.YAMLError as error:
         raise ConfigError(f"setting {key} is {text!r}; expected a YAML value such as 64, true or [1, 2]") from error
 
@@ -210,13 +219,16 @@ def parse_value(key: str, text: str, kind: str = "") -> Any:
 class _StrictLoader(yaml.SafeLoader):
     """Refuses a key that stands twice in a table, where YAML would take the last without a word."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
             seen.add(key.value)
-        return super().construct_mapping(node, deep)
+        return node
 
 
 class _Dumper(yaml.SafeDumper):
@@ -235,9 +247,9 @@ def read_yaml(text: str, *, where: str) -> dict[str, Any]:
     try:
         data = yaml.load(text, _StrictLoader)
     except yaml.YAMLError as error:
-        raise ConfigError(
-            f"{where}: not readable as YAML: {error}; a value that begins with # or holds ': ' needs quotes"
-        ) from error
+        misread = isinstance(error, (yaml.scanner.ScannerError, yaml.parser.ParserError))
+        hint = "; text that begins with # or holds ': ' needs quotes" if misread else ""
+        raise ConfigError(f"{where}: not readable as YAML: {error}{hint}") from error
     if data is None:
         return {}
     if not isinstance(data, dict):

@@ -227,10 +227,7 @@ def sizes(url: str) -> dict[str, int]:
             found = system.find(url, detail=True)
             return {path.removeprefix(base): int(info["size"]) for path, info in sorted(found.items())}
         root = local_path(url)
-        found_here = list(root.rglob("*"))
-        if lost := sorted(path for path in found_here if path.is_symlink() and not path.exists()):
-            raise StorageError(f"{lost[0]} links to {lost[0].readlink()}, which is not there; is a disk not mounted?")
-        files = sorted(path for path in found_here if path.is_file() and not path.name.endswith(".tmp"))
+        files = sorted(path for path in root.rglob("*") if path.is_file() and not path.name.endswith(".tmp"))
         return {path.relative_to(root).as_posix(): path.stat().st_size for path in files}
 
     return _do(url, "listing", find)

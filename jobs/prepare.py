@@ -67,8 +67,7 @@ def plan(settings: PrepareSettings) -> Plan:
             f"{window}, reduced to tiles of {tiles.size_px} px; b, RMS and standard deviation of train",
         ],
         writes=[
-            f"{url}/{name}"
-            for name in ("identity.json", "dev.zarr", "test.zarr", "samples.json", "source.json", "manifest.json")
+            f"{url}/{name}" for name in ("identity.json", "dev.zarr", "test.zarr", "samples.json", "manifest.json")
         ],
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import pytest
+import yaml
 
 from dakter import config
 from dakter.config import Config, setting
@@ -76,6 +77,17 @@ def test_text_that_looks_like_such_a_number_stays_text_in_a_file() -> None:
         name: str
 
     assert config.load(Named, config.read_yaml(Named(name="123456e7").to_yaml(), where="text")).name == "123456e7"
+
+
+def test_lists_of_a_flag_are_those_of_a_file() -> None:
+    assert config.parse_value("rates", "[1e-4, 1e-3]") == [1e-4, 1e-3]
+
+
+def test_tables_may_be_merged_into_others() -> None:
+    text = "a: &a {x: 1}\ndeep:\n  b: &b {<<: *a, x: 2}\nc: {<<: *b}\n"
+    assert config.read_yaml(text, where="text") == yaml.safe_load(text)
+    with pytest.raises(ConfigError, match="not readable as YAML"):
+        config.read_yaml("name: {{ var }}\n", where="text")
 
 
 def test_a_key_that_stands_twice_is_refused_where_it_does() -> None:

@@ -81,6 +81,12 @@ def prepare(data: DataConfig, tiles: TilesConfig, url: str, *, should_stop: Call
     offer = catalogue(data)
     if not offer.entries:
         refuse(offer.faults, offer.title)
+    if offer.faults:
+        log.warning(
+            "%s: %d faults already in its listing; they are told with those of the files",
+            offer.title,
+            len(offer.faults),
+        )
     # Before hours of decoding: this fails where nothing may be written.
     storage.check_writable(url)
     assignment = assign(offer.entries, _resembling(offer, data, tiles, should_stop), data)

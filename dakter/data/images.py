@@ -22,9 +22,9 @@ _COLOUR_TOLERANCE = 24
 _EDGE_PX = 4.0
 # A float image with more than this share outside the stated range is in other units (dB against linear, say).
 _MOST_OUTSIDE = 0.5
-# A value this many spans of the stated range below or above it is none that was measured (-9999, 3.4e38); sigma0 of a
+# A value this many spans of the stated range beyond it is none that was measured (-9999, 3.4e38); linear sigma0 of a
 # ship may well be hundreds of times that of any sea.
-_FAR_BELOW, _FAR_ABOVE = 3.0, 1e4
+_FAR, _FAR_ABOVE_LINEAR = 3.0, 1e4
 # A black and white mask whose brightest value is no more than this holds class numbers, which a threshold would lose,
 # and so does a mask of grey colours as dark as these.
 _CLASS_NUMBERS = 16
@@ -63,21 +63,25 @@ def _refuse_gaps(raster: Raster, bands_CHW: np.ndarray, value_range: tuple[float
     """Refuse pixels without data: clipped into the range they would pass for the darkest sea, or the brightest."""
     low, high = value_range
     span = high - low
-    far = (bands_CHW < low - _FAR_BELOW * span) | (bands_CHW > high + _FAR_ABOVE * span)
+    above = _FAR if low < 0 else _FAR_ABOVE_LINEAR
+    far = (bands_CHW < low - _FAR * span) | (bands_CHW > high + above * span)
     gaps: list[tuple[str, np.ndarray]] = []
     if bands_CHW.dtype.kind == "f":
         gaps.append(("NaN or infinity", ~np.isfinite(bands_CHW)))
     if raster.nodata is not None:
-        gaps.append((f"{raster.nodata:g}, by its GDAL_NODATA tag no data,", bands_CHW == raster.nodata))
+        with np.errstate(over="ignore"):  # a tag beyond the pixels' type is met by none of them
+            gaps.append((f"{raster.nodata:g}, by its GDAL_NODATA tag no data,", bands_CHW == raster.nodata))
     if raster.opaque is not None:
-        gaps.append(("transparency", ~raster.opaque))
-    if far.any():
+        gaps.append(("transparency", ~raster.opaque[None]))
+    # Many such values are those of another unit, as the range will tell.
+    if far.any() and (far.mean() <= _MOST_OUTSIDE or len(np.unique(bands_CHW[far])) == 1):
         gaps.append((f"{bands_CHW[far][0]:g}, far outside the value range {low:g} to {high:g},", far))
     for what, where in gaps:
-        if count := int(where.sum()):
+        if count := int(where.any(0).sum()):
             raise DataError(
-                f"holds {what} in {count} pixels ({100 * count / where.size:.1f} %); expected a measured value in "
-                f"each: cut such parts off, or fill them and label them {IGNORE} (not labelled)"
+                f"holds {what} in {count} pixels ({100 * count / where[0].size:.1f} %); expected a measured value in "
+                f"each: cut such parts off, or fill them and label them {IGNORE} (not labelled); a wrong tag or alpha "
+                "channel can be taken away"
             )
 
 
@@ -108,9 +112,11 @@ def _grey(pixels_HWC: np.ndarray) -> np.ndarray:
 def decode_threshold(data: bytes, threshold: int = 128) -> np.ndarray:
     """A black and white mask as a class map ``(H, W)`` uint8: 1 where the grey value reaches ``threshold``."""
     pixels = read(data).seen
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
     if pixels.dtype == bool:
         return pixels.astype(np.uint8)
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
+    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))):
         raise DataError(f"holds {pixels.dtype} pixels of shape {pixels.shape}; expected an 8-bit grey mask")
     grey = _grey(pixels) if pixels.ndim == 3 else pixels
     if 0 < grey.max() <= _CLASS_NUMBERS:
@@ -132,7 +138,7 @@ def decode_label(data: bytes, table: ClassTable) -> np.ndarray:
     """
     raster = read(data)
     pixels = raster.pixels
-    if raster.palette is not None and (classes := _classes_of(raster, table)) is not None:
+    if raster.palette is not None and (classes := _classes_of(pixels, raster.palette, table)) is not None:
         return classes[pixels]
     if pixels.ndim == 3 and pixels.shape[2] in (3, 4):
         return _from_colours(pixels[..., :3], table)
@@ -154,18 +160,23 @@ def _colours(table: ClassTable) -> np.ndarray:
     return np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in table.colours], np.int16)
 
 
-def _classes_of(raster: Raster, table: ClassTable) -> np.ndarray | None:
-    """Class of each palette index, uint8; None unless those in use have the colours of as many classes."""
-    used = np.unique(raster.pixels)
-    shown = np.asarray(raster.palette).astype(np.int16)
-    if used[-1] >= len(shown):
+def _classes_of(pixels_HW: np.ndarray, palette: np.ndarray, table: ClassTable) -> np.ndarray | None:
+    """Class of each palette index, uint8 ``(256,)``; None where indices are class numbers themselves.
+
+    They are colours if those in use are the colours of as many classes; index IGNORE, if its colour is no class's, is
+    not labelled all the same. A palette of plain greys (i, i, i) is what numbers get that were never coloured.
+    """
+    used = np.unique(pixels_HW)
+    far = np.abs(palette.astype(np.int16)[:, None] - _colours(table)).max(-1)  # (N, K)
+    nearest = np.where(far.min(1) <= _PALETTE_TOLERANCE, far.argmin(1), IGNORE)
+    named = used[used < len(palette)]
+    if IGNORE in used and (len(palette) <= IGNORE or nearest[IGNORE] == IGNORE):
+        used, named = used[used != IGNORE], named[named != IGNORE]
+    plain = (palette[named] == named[:, None]).all()
+    if len(named) < len(used) or plain or IGNORE in nearest[named] or len(set(nearest[named].tolist())) < len(named):
         return None
-    far = np.abs(shown[used][:, None] - _colours(table)).max(-1)  # (U, K)
-    nearest = far.argmin(1)
-    if (far.min(1) > _PALETTE_TOLERANCE).any() or len(set(nearest.tolist())) < len(used):
-        return None
-    classes = np.zeros(len(shown), np.uint8)
-    classes[used] = nearest
+    classes = np.full(256, IGNORE, np.uint8)
+    classes[named] = nearest[named]
     return classes
 
 
@@ -174,10 +185,13 @@ def _from_colours(pixels_HWC: np.ndarray, table: ClassTable) -> np.ndarray:
 
     Mixing by nearest colour instead would invent classes: half way from black to cyan lies near land's green.
     """
+    if pixels_HWC.dtype != np.uint8:
+        raise DataError(f"holds {pixels_HWC.dtype} colours; expected 8 bits a channel, or class numbers in one channel")
     grey = pixels_HWC[..., 0]
     dark = grey[(grey > 0) & (grey <= _CLASS_NUMBERS)]
     numbers = np.isin(grey, [*range(_CLASS_NUMBERS + 1), IGNORE]).all()
-    if dark.size and numbers and (pixels_HWC == grey[..., None]).all():
+    known = any(len(set(colour)) == 1 and colour[0] in dark for colour in _colours(table).tolist())
+    if dark.size and numbers and not known and (pixels_HWC == grey[..., None]).all():
         raise DataError(
             f"unknown label colours up to #{dark.max():02x}{dark.max():02x}{dark.max():02x}: these look like class "
             "numbers in three equal channels; expected class numbers in one channel, or the classes' colours"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dakter import storage
 from dakter.data.catalogue import UNLABELLED, Entry
 from dakter.data.images import IMAGE_SUFFIXES
+from dakter.errors import StorageError
 
 
 def pair(
@@ -34,12 +35,20 @@ def files_below(url: str) -> list[str]:
     """Names of the files below a folder or prefix, relative to it.
 
     Hidden ones, those in hidden folders (.ipynb_checkpoints) and thumbnails' caches are left out.
+
+    Raises:
+        StorageError: a link that leads nowhere, which would be passed over otherwise.
     """
-    return [
-        name
-        for name in storage.sizes(url)
-        if not any(part.startswith(".") for part in name.split("/")) and not name.endswith("Thumbs.db")
-    ]
+    if not storage.is_remote(url):
+        root = storage.local_path(url)
+        for path in sorted(root.rglob("*")):
+            if path.is_symlink() and not path.exists() and _is_shown(path.relative_to(root).as_posix()):
+                raise StorageError(f"{path} links to {path.readlink()}, which is not there; is a disk not mounted?")
+    return [name for name in storage.sizes(url) if _is_shown(name)]
+
+
+def _is_shown(name: str) -> bool:
+    return not any(part.startswith(".") for part in name.split("/")) and not name.endswith("Thumbs.db")
 
 
 def by_stem(url: str, names: Iterable[str], suffixes: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:

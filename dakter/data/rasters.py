@@ -19,6 +19,7 @@ _TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 _PNG_GREY = (0, 3)  # colour types of grey and of palette images
 _GDAL_NODATA = 42113
+_ALPHA = (1, 2)  # of TIFF's ExtraSamples: associated and unassociated
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,10 @@ def read(data: bytes) -> Raster:
         raise DataError("is empty (0 bytes)")
     # Pillow would cut them to 8 bits without a word.
     if data.startswith(_PNG_HEAD) and data[24:25] == b"\x10" and data[25] not in _PNG_GREY:
-        raise DataError("has 16 bits a channel and several channels; expected a grey PNG of 16 bits, or a TIFF")
+        raise DataError(
+            "has 16 bits a channel and several channels; expected a grey PNG of 16 bits or a TIFF, for a mask of "
+            "colours 8 bits a channel"
+        )
     try:
         return _read_tiff(data) if data[:4] in _TIFF_HEADS else _read_other(data)
     # Decoders meet broken bytes with errors of every kind (OSError, SyntaxError, struct.error, ...).
@@ -74,11 +78,18 @@ def _read_tiff(data: bytes) -> Raster:
         pixels = _channels_last(file.asarray())
         tag = page.tags.get(_GDAL_NODATA)
         colours = page.colormap if page.photometric == tifffile.PHOTOMETRIC.PALETTE else None
-    return Raster(
-        pixels,
-        palette=None if colours is None else (colours.T >> 8).astype(np.uint8),
-        nodata=None if tag is None else float(str(tag.value).strip("\0 ")),
-    )
+        alpha = pixels.ndim == 3 and pixels.shape[2] == 4 and any(int(kind) in _ALPHA for kind in page.extrasamples)
+    if colours is not None:  # 16 bits by the standard, 8 by what some write
+        colours = (colours.T >> (8 if colours.max() > 255 else 0)).astype(np.uint8)
+    return Raster(pixels, colours, pixels[..., 3] > 0 if alpha else None, None if tag is None else _number(tag.value))
+
+
+def _number(text: object) -> float | None:
+    """The value of a GDAL_NODATA tag; None where it is none ("", "none")."""
+    try:
+        return float(str(text).strip("\0 "))
+    except ValueError:
+        return None
 
 
 def _channels_last(pixels: np.ndarray) -> np.ndarray:

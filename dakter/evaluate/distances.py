@@ -1,7 +1,7 @@
 """Distances of sets of images from a held-out one, in the numbers measured of each image, for many draws at once.
 
-What ``likeness`` compares by: earth mover's distances of values, of mean power spectra, and of features by a kernel. A
-draw is a count of every image of a set, so that a bootstrap needs no second look at the images.
+What ``likeness`` compares by: earth mover's distances of values, decibels between mean power spectra, and a kernel
+distance of features. A draw is a count of every image of a set, so that a bootstrap needs no second look at the images.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from tiny_datasets import CLASSES, half, make_folder, save, texture
 from dakter.data.build import Prepared, prepare
 from dakter.data.source import DataConfig, catalogue
 from dakter.data.tiles import TilesConfig
-from dakter.errors import ConfigError, ConflictError, DataError
+from dakter.errors import ConfigError, ConflictError, DataError, StorageError
 
 
 def make(out: Path, root: Path | None) -> Prepared:
@@ -85,6 +85,38 @@ def test_tiles_of_files_that_changed_since_are_not_gone_on_with(tmp_path: Path, 
     assert make(tmp_path / "tiles", None).manifest == made.manifest
 
 
+def test_a_mended_mask_of_the_same_size_is_seen_through_links_too(tmp_path: Path, root: Path) -> None:
+    for kind in ("images", "masks"):
+        (root / kind).rename(tmp_path / kind)
+        (root / kind).symlink_to(tmp_path / kind)
+    (tmp_path / "masks/a3.png").unlink()
+    save(tmp_path / "masks/a3.tif", half(value=1))
+    make(tmp_path / "tiles", root)
+    save(tmp_path / "masks/a3.tif", 1 - half(value=1))
+    with pytest.raises(ConflictError, match=r"masks/a3\.tif: changed"):
+        make(tmp_path / "tiles", root)
+
+
+def test_each_root_is_compared_by_itself(tmp_path: Path, root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    more = tmp_path / "set2"
+    for k in range(3):
+        save(more / f"u{k}.png", texture(100 + k))
+    settings = {"source": "folder", "root": str(root), "unlabelled_root": str(more), "num_unlabelled": None}
+    data, tiles = DataConfig.model_validate(settings), TilesConfig(size_px=16)
+
+    def again() -> Prepared:
+        return prepare(data, tiles, str(tmp_path / "tiles"), should_stop=lambda: False)
+
+    made = again()
+    save(more / "u1.png", texture(500))
+    with pytest.raises(ConflictError, match=rf"1 files of {more}/ changed since(.|\n)*- u1\.png: changed"):
+        again()
+    for path in more.iterdir():
+        path.unlink()
+    assert again().manifest == made.manifest
+    assert f"{more}/: nothing is there any more" in caplog.text
+
+
 def test_tiles_are_taken_as_they_stand_where_their_source_is_gone(tmp_path: Path, root: Path) -> None:
     made = make(tmp_path / "tiles", root)
     (root / "images").rename(tmp_path / "moved")
@@ -124,7 +156,8 @@ def test_a_link_to_nothing_is_named(tmp_path: Path, root: Path) -> None:
     for kind in ("images", "masks"):
         (root / kind / "a3.png").unlink()
         (root / kind / "a3.png").symlink_to(tmp_path / "unmounted" / "a3.png")
-    with pytest.raises(Exception, match=r"a3\.png links to .*unmounted.*not there"):
+    (root / ".#classes.yaml").symlink_to("somebody@host.1234")  # an editor's lock is none of the set
+    with pytest.raises(StorageError, match=r"a3\.png links to .*unmounted.*not there"):
         make(tmp_path / "tiles", root)
 
 
@@ -151,5 +184,6 @@ def test_settings_without_effect_are_refused() -> None:
 )
 def test_mistakes_in_classes_yaml_are_told_in_their_own_terms(root: Path, text: str, reason: str) -> None:
     (root / "classes.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=reason):
+    with pytest.raises(ConfigError, match=reason) as told:
         catalogue(DataConfig.model_validate({"source": "folder", "root": str(root)}))
+    assert "at least 2 items" not in str(told.value)

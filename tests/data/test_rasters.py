@@ -16,7 +16,7 @@ from tiny_datasets import half, rgb, texture
 from dakter.data.images import decode_image, decode_label, decode_threshold
 from dakter.data.rasters import read
 from dakter.errors import DataError
-from dakter.schema import OSD, SOS
+from dakter.schema import OSD, SOS, ClassTable
 
 U8, U16 = np.dtype(np.uint8), np.dtype(np.uint16)
 BYTE, DECIBELS = (0.0, 255.0), (-35.0, 0.0)
@@ -48,6 +48,27 @@ def test_a_palette_of_the_classes_colours_counts_whatever_its_order() -> None:
     quantised = Image.fromarray(np.array([SEA, OIL], np.uint8)[label]).quantize(2)
     np.testing.assert_array_equal(decode_label(png(quantised), SOS), label)
     np.testing.assert_array_equal(decode_label(palette_mask(np.zeros_like(label), OIL, SEA), SOS), label * 0 + 1)
+
+
+def test_what_a_palette_means_does_not_hang_on_which_indices_a_file_uses() -> None:
+    ones, both = np.ones((4, 4), np.uint8), np.array([[0, 1]], np.uint8)
+    greys = [[level] * 3 for level in range(256)]
+    np.testing.assert_array_equal(decode_label(palette_mask(ones, *greys), SOS), ones)
+    np.testing.assert_array_equal(decode_label(palette_mask(ones, OIL, SEA), SOS), ones * 0)
+    black_and_white = ClassTable("b", ("sea", "oil"), ("#000000", "#ffffff"))
+    some = np.array([[0, 255]], np.uint8)
+    np.testing.assert_array_equal(decode_label(palette_mask(some, *greys), black_and_white), some)
+    reversed_palette = [OIL, SEA, *[[9, 200, 9]] * 254]
+    partly = np.array([[0, 1, 255]], np.uint8)
+    np.testing.assert_array_equal(decode_label(palette_mask(both, *reversed_palette), SOS), [[1, 0]])
+    np.testing.assert_array_equal(decode_label(palette_mask(partly, *reversed_palette), SOS), [[1, 0, 255]])
+
+
+def test_colours_of_other_depths_are_not_taken_for_black() -> None:
+    oil = np.broadcast_to(np.array(OIL, np.uint16) * 257, (8, 8, 3))
+    for pixels in (oil, (oil / 65535).astype(np.float32)):
+        with pytest.raises(DataError, match="8 bits a channel"):
+            decode_label(tiff(pixels, photometric="rgb"), SOS)
 
 
 @pytest.mark.parametrize("colours", [([0, 0, 0], [1, 1, 1]), ([0, 0, 0], [128, 0, 0]), ([9, 200, 9], OIL)])
@@ -96,6 +117,7 @@ def test_compressed_tiffs_are_read(compression: str) -> None:
         (-20.0, "-20", "by its GDAL_NODATA tag"),
         (-9999.0, None, "-9999, far outside the value range -35 to 0, in 64 pixels"),
         (3.4e38, None, "far outside the value range"),
+        (9999.0, "none", "9999, far outside the value range -35 to 0, in 64 pixels"),
         (np.nan, "nan", "NaN or infinity in 64 pixels"),
     ],
 )
@@ -112,6 +134,14 @@ def test_a_no_data_tag_without_such_pixels_and_a_bright_ship_are_fine() -> None:
     image[3, 3] = 90.0
     found = decode_image(tiff(image, extratags=[(42113, "s", 0, "-9999", True)]), 1, (0.0, 0.5), U16)
     assert (found[0, 0, 0], found[0, 3, 3]) == (2621, 65535)
+    for tag in ("", "n/a", "-1.7976931348623157e+308"):
+        again = decode_image(tiff(image, extratags=[(42113, "s", 0, tag, True)]), 1, (0.0, 0.5), U16)
+        np.testing.assert_array_equal(again, found)
+
+
+def test_images_in_other_units_are_told_so_and_not_called_empty() -> None:
+    with pytest.raises(DataError, match="state the range of these images"):
+        decode_image(tiff(texture(1).astype(np.float32) + 300), 1, (0.0, 0.01), U16)
 
 
 def test_transparent_parts_are_no_data_and_alpha_is_no_band() -> None:
@@ -125,6 +155,8 @@ def test_transparent_parts_are_no_data_and_alpha_is_no_band() -> None:
     image.putalpha(Image.fromarray(half()))
     with pytest.raises(DataError, match=r"transparency in 512 pixels \(50.0 %\)"):
         decode_image(png(image), 1, BYTE, U8)
+    with pytest.raises(DataError, match="transparency in 512 pixels"):
+        decode_image(tiff(np.asarray(image), photometric="rgb", extrasamples=["unassalpha"]), 1, BYTE, U8)
 
 
 def test_a_png_of_16_bits_in_colour_is_refused_before_it_is_cut_to_8() -> None:
