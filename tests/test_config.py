@@ -84,7 +84,7 @@ def test_lists_of_a_flag_are_those_of_a_file() -> None:
 
 
 def test_tables_may_be_merged_into_others() -> None:
-    text = "a: &a {x: 1}\ndeep:\n  b: &b {<<: *a, x: 2}\nc: {<<: *b}\n"
+    text = "a: &a {x: 1}\ndeep:\n  b: &b {<<: *a, x: 2}\nc: {<<: *b, <<: *a}\n"
     assert config.read_yaml(text, where="text") == yaml.safe_load(text)
     with pytest.raises(ConfigError, match="not readable as YAML"):
         config.read_yaml("name: {{ var }}\n", where="text")
