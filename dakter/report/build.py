@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dakter.evaluate.summary import JOINT_MODEL
 from dakter.report import making, page, sections
 from dakter.report.inputs import ARM_NAMES, ReportInputs
-from dakter.report.verdict import Verdict, direction, verdict
+from dakter.report.verdict import Verdict, candidate_of, direction, verdict
 
 SCHEMA_VERSION = 1
 
@@ -60,10 +61,11 @@ def _facts(inputs: ReportInputs, said: Verdict) -> dict[str, Any]:
         "headline": said.headline,
         "gain": None if contrast is None else {**contrast, "shown": direction(contrast)},
         "contrasts": [dict(c) for c in inputs.contrasts()],
+        "joint_model_contrasts": [dict(c) for c in inputs.contrasts(JOINT_MODEL)],
         "class_names": list(inputs.classes.names),
         "arms": {arm: _arm(table) for arm, table in evaluated.items()},
         "latency": dict(inputs.latency) or None,
-        "candidate": inputs.evaluation.get("candidate"),
+        "candidate": candidate_of(inputs),
         "decision": dict(inputs.decision) or None,
         "decision_in_words": said.decision,
         "test": inputs.evaluation.get("test"),

@@ -149,9 +149,9 @@ class ReportInputs:
         """distilled - real in mIoU, with its interval; None before evaluation."""
         return next((c for c in self.contrasts() if c["metric"] == "miou"), None)
 
-    def contrasts(self) -> list[Mapping[str, Any]]:
-        """Every contrast of distilled against real, the primary one first."""
-        name = f"{DISTILLED} - {CONTROL}"
+    def contrasts(self, arm: str = DISTILLED) -> list[Mapping[str, Any]]:
+        """Every contrast of an arm against real, that of mIoU (for distilled the primary one) first."""
+        name = f"{arm} - {CONTROL}"
         found = [c for c in self.evaluation.get("contrasts", ()) if c["name"] == name]
         return sorted(found, key=lambda c: c["metric"] != "miou")
 

@@ -22,6 +22,7 @@ def record_of(report: Mapping[str, Any], *, hardware: str, commit: str) -> dict[
     decision = report["decision"]
     return {
         **{key: report[key] for key in _KEPT},
+        **({"joint_model_contrasts": found} if (found := report.get("joint_model_contrasts")) else {}),
         "hardware": hardware,
         "commit": commit,
         "arms": {arm: {key: scores[key] for key in _OF_AN_ARM} for arm, scores in report["arms"].items()},
@@ -38,7 +39,7 @@ def record_of(report: Mapping[str, Any], *, hardware: str, commit: str) -> dict[
 
 
 def rows_of(record: Mapping[str, Any]) -> list[str]:
-    """Markdown table rows: one for each arm, one for the difference."""
+    """Markdown table rows: one for each arm, one for each difference from ``real``."""
     rows = []
     for arm, scores in record["arms"].items():
         oil = next((row for row in scores["iou"] if "oil" in row["class"]), None)
@@ -48,11 +49,24 @@ def rows_of(record: Mapping[str, Any]) -> list[str]:
             f"| {record['title']} | {arm} | {_interval(miou['mean'], miou['low'], miou['high'])} | {oil_text} | "
             f"{scores['nll']:.3f} | {scores['brier']:.3f} |"
         )
-    gain = record["gain"]
-    rows.append(
-        f"| {record['title']} | difference | {_interval(gain['difference'], gain['low'], gain['high'], '+')} | | | |"
-    )
+    for name, contrasts in (
+        ("difference", record["contrasts"]),
+        ("joint-model, difference", record.get("joint_model_contrasts", [])),
+    ):
+        if contrasts:
+            rows.append(_difference_row(record["title"], name, contrasts))
     return rows
+
+
+def _difference_row(title: str, name: str, contrasts: Sequence[Mapping[str, Any]]) -> str:
+    def first(metric: str, of: str = "") -> Mapping[str, Any] | None:
+        return next((c for c in contrasts if c["metric"] == metric and of in (c["class"] or "")), None)
+
+    shares = [
+        _interval(c["difference"], c["low"], c["high"], "+") if c else "" for c in (first("miou"), first("iou", "oil"))
+    ]
+    scores = [f"{c['difference']:+.3f}" if c else "" for c in (first("nll"), first("brier"))]
+    return f"| {title} | {name} | {' | '.join([*shares, *scores])} |"
 
 
 def _interval(mean: float, low: float | None, high: float | None, sign: str = "") -> str:

@@ -82,12 +82,20 @@ def _headline(inputs: ReportInputs) -> tuple[Outcome, str]:
     )
 
 
-def _candidate(inputs: ReportInputs) -> str:
+def candidate_of(inputs: ReportInputs) -> dict[str, Any] | None:
+    """Arm, id and why of who stood for promotion: the joint model if the decision was on it, else the best student."""
     if inputs.decision.get("candidate", {}).get("arm") == JOINT_MODEL:
-        return "The candidate is the joint model as a segmenter, by its own p(y given x), and no student."
-    candidate = inputs.evaluation.get("candidate")
+        return {"arm": JOINT_MODEL, "id": JOINT_MODEL, "why": "promotion.candidate"}
+    found: dict[str, Any] | None = inputs.evaluation.get("candidate")
+    return found
+
+
+def _candidate(inputs: ReportInputs) -> str:
+    candidate = candidate_of(inputs)
     if not candidate:
         return "No candidate has been chosen."
+    if candidate["arm"] == JOINT_MODEL:
+        return "The candidate is the joint model as a segmenter, by its own p(y given x), and no student."
     if candidate["arm"] == CONTROL:
         return (
             f"The best candidate is the real-only control ({candidate['id']}; {candidate['why']}): no generated pair "

@@ -14,7 +14,11 @@ from dakter.report.build import build
 
 def test_the_joint_model_is_a_row_of_its_own() -> None:
     kept = record.record_of(build(with_joint_model(full_inputs()))[1], hardware="2 cores", commit="abc")
-    assert [row.split(" | ")[1] for row in record.rows_of(kept)] == ["real", "distilled", "joint-model", "difference"]
+    rows = record.rows_of(kept)
+    named = ["real", "distilled", "joint-model", "difference", "joint-model, difference"]
+    assert [row.split(" | ")[1] for row in rows] == named
+    assert rows[-1] == "| demo | joint-model, difference | +6.1 (-0.4 to +10.0) |  |  |  |", "other measures were not given"
+    assert kept["candidate"] == {"arm": "joint-model", "id": "joint-model", "why": "promotion.candidate"}
 
 
 def test_record_and_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
