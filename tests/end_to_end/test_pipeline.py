@@ -24,7 +24,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     out = tmp_path_factory.mktemp("run")
     arguments, statuses = ["--preset", "tiny", "--out", str(out)], {}
     monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setenv("RAY_metrics_report_interval_ms", "500")  # tiny stages end within Ray's own ten seconds
+    monkeypatch.setenv("RAY_metrics_report_interval_ms", "200")  # tiny stages end within Ray's own ten seconds
     hidden, tiles = out / "hidden.zarr", out / "tiles/test.zarr"
     with session(RayConfig(num_cpus=4)) as ray, scraping(ray.nodes()[0]["MetricsExportPort"]) as scraped:
         statuses["prepare"] = _cli.main(prepare.JOB, arguments)
