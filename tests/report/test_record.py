@@ -17,7 +17,7 @@ def test_the_joint_model_is_a_row_of_its_own() -> None:
     rows = record.rows_of(kept)
     named = ["real", "distilled", "joint-model", "difference", "joint-model, difference"]
     assert [row.split(" | ")[1] for row in rows] == named
-    assert rows[-1] == "| demo | joint-model, difference | +6.1 (-0.4 to +10.0) |  |  |  |", "other measures were not given"
+    assert rows[-1] == "| demo | joint-model, difference | +6.1 (-0.4 to +10.0) |  |  |  |"
     assert kept["candidate"] == {"arm": "joint-model", "id": "joint-model", "why": "promotion.candidate"}
 
 
