@@ -161,7 +161,7 @@ def _colours(table: ClassTable) -> np.ndarray:
 
 
 def _classes_of(pixels_HW: np.ndarray, palette: np.ndarray, table: ClassTable) -> np.ndarray | None:
-    """Class of each palette index, uint8 ``(256,)``; None where indices are class numbers themselves.
+    """Class of each palette index, uint8, 256 or more; None where indices are class numbers themselves.
 
     They are colours if those in use are the colours of as many classes; index IGNORE, if its colour is no class's, is
     not labelled all the same. A palette of plain greys (i, i, i) is what numbers get that were never coloured.
@@ -175,7 +175,7 @@ def _classes_of(pixels_HW: np.ndarray, palette: np.ndarray, table: ClassTable) -
     plain = (palette[named] == named[:, None]).all()
     if len(named) < len(used) or plain or IGNORE in nearest[named] or len(set(nearest[named].tolist())) < len(named):
         return None
-    classes = np.full(256, IGNORE, np.uint8)
+    classes = np.full(max(256, len(palette)), IGNORE, np.uint8)
     classes[named] = nearest[named]
     return classes
 

@@ -17,7 +17,7 @@ from dakter.errors import DataError
 
 _TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n"
-_PNG_GREY = (0, 3)  # colour types of grey and of palette images
+_PNG_GREY = (b"\0", b"\3")  # colour types of grey and of palette images
 _GDAL_NODATA = 42113
 _ALPHA = (1, 2)  # of TIFF's ExtraSamples: associated and unassociated
 
@@ -57,7 +57,7 @@ def read(data: bytes) -> Raster:
     if not data:
         raise DataError("is empty (0 bytes)")
     # Pillow would cut them to 8 bits without a word.
-    if data.startswith(_PNG_HEAD) and data[24:25] == b"\x10" and data[25] not in _PNG_GREY:
+    if data.startswith(_PNG_HEAD) and data[24:25] == b"\x10" and data[25:26] not in (b"", *_PNG_GREY):
         raise DataError(
             "has 16 bits a channel and several channels; expected a grey PNG of 16 bits or a TIFF, for a mask of "
             "colours 8 bits a channel"

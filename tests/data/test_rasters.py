@@ -64,6 +64,14 @@ def test_what_a_palette_means_does_not_hang_on_which_indices_a_file_uses() -> No
     np.testing.assert_array_equal(decode_label(palette_mask(partly, *reversed_palette), SOS), [[1, 0, 255]])
 
 
+def test_palettes_of_16_bits_are_read_as_those_of_8() -> None:
+    colormap = np.zeros((3, 65536), np.uint16)
+    colormap[:, 300], colormap[:, 301] = np.array(OIL) * 257, np.array(SEA) * 257
+    indices = 300 + half(value=1).astype(np.uint16)
+    mask = tiff(indices, photometric="palette", colormap=colormap)
+    np.testing.assert_array_equal(decode_label(mask, SOS), 1 - half(value=1))
+
+
 def test_colours_of_other_depths_are_not_taken_for_black() -> None:
     oil = np.broadcast_to(np.array(OIL, np.uint16) * 257, (8, 8, 3))
     for pixels in (oil, (oil / 65535).astype(np.float32)):
@@ -169,6 +177,8 @@ def test_a_png_of_16_bits_in_colour_is_refused_before_it_is_cut_to_8() -> None:
         data += struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
     with pytest.raises(DataError, match="16 bits a channel"):
         read(data)
+    with pytest.raises(DataError, match="cannot be read"):
+        read(data[:25])  # cut within the very header that is looked at
 
 
 def test_bands_of_sigma0_are_no_grey_image_though_they_differ_by_little() -> None:
